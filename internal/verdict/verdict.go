@@ -1,0 +1,176 @@
+// Package verdict owns the words for what becomes of a packet: the drop
+// reasons, their order, their names and their explanations. One list gives the
+// enum, the text and, by its length, the counters; every package that decides
+// for a packet returns a Reason from here, and the CLI, the metrics and the
+// documents print the same word.
+//
+// It owns no counter and no decision. Everything here is immutable after
+// package initialisation and safe for concurrent use. It imports nothing of
+// ours.
+package verdict
+
+// Reason says why a packet was dropped. The zero value, None, says that it was
+// not. Reasons are printed as kebab-case words and are never renamed; a new one
+// goes to the end of its group, since only the words are stable.
+type Reason uint8
+
+// The drop reasons. The entry of each in words holds its name and explanation.
+const (
+	None Reason = iota
+
+	// Malformed: what Parse refuses.
+	FrameTooShort
+	NotIPv4
+	BadVersion
+	BadHeaderLength
+	BadTotalLength
+	BadHeaderChecksum
+	BadOption
+	SourceRoute
+	TransportTruncated
+	BadUDPLength
+	BadTCPOffset
+	BadTCPFlags
+	MartianSource
+	MartianDestination
+	LandAttack
+
+	// Policy and translation.
+	OutsideToInside
+	SpoofedSource
+	OwnSource
+	NoMapping
+	Filtered
+	PortsExhausted
+	NoExternalAddress
+	FlowTableFull
+	MappingTableFull
+	SourceTableFull
+	SourceLimit
+	ReplyTupleTaken
+	ReplyWithoutFlow
+	HairpinDisabled
+	ProtocolUnsupported
+	ICMPUnsupported
+	ICMPErrorWithoutFlow
+	ICMPErrorMalformed
+	FragmentUnsupported
+	OptionsRefused
+	WouldLeakSource
+
+	// Routing and the way out.
+	NoRoute
+	RouteUnreachable
+	RouteProhibited
+	RouteBlackhole
+	HostOwned
+	KernelRoute
+	NeighbourUnresolved
+	HoldFull
+	TTLExpired
+	FragmentationNeeded
+	InterfaceDown
+	TransmitRingFull
+	DirectedBroadcast
+
+	// Count is the number of reasons, None included: the length of every
+	// array of counters.
+	Count
+)
+
+// Words is what a reason is called and what it means to an operator.
+type Words struct {
+	Name        string // kebab-case, stable
+	Explanation string // one sentence: what happened, and where it helps, the remedy
+}
+
+var words = [Count]Words{
+	None: {"none", "the packet was not dropped"},
+
+	FrameTooShort:      {"frame-too-short", "the frame ends before its IPv4 header does"},
+	NotIPv4:            {"not-ipv4", "the frame does not carry IPv4"},
+	BadVersion:         {"bad-version", "the version field of the IPv4 header is not 4"},
+	BadHeaderLength:    {"bad-header-length", "the IPv4 header length is under 20 bytes or beyond the packet"},
+	BadTotalLength:     {"bad-total-length", "the IPv4 total length is under the header's or beyond the frame"},
+	BadHeaderChecksum:  {"bad-header-checksum", "the IPv4 header checksum is wrong"},
+	BadOption:          {"bad-option", "an IPv4 option has a length that does not fit the header"},
+	SourceRoute:        {"source-route", "the packet carries a loose or strict source route (RFC 7126)"},
+	TransportTruncated: {"transport-truncated", "the packet ends before its TCP, UDP or ICMP header does"},
+	BadUDPLength:       {"bad-udp-length", "the UDP length is under 8 or beyond the packet"},
+	BadTCPOffset:       {"bad-tcp-offset", "the TCP data offset is under 20 bytes or beyond the packet"},
+	BadTCPFlags:        {"bad-tcp-flags", "the TCP flags are a combination that no connection uses"},
+	MartianSource:      {"martian-source", "the source is an address no packet may come from (RFC 1812 5.3.7)"},
+	MartianDestination: {"martian-destination", "the destination is an address no packet may be forwarded to (RFC 1812 5.3.7)"},
+	LandAttack:         {"land-attack", "source and destination are the same address"},
+
+	OutsideToInside:      {"outside-to-inside", "a new flow from outside to an inside source that policy masquerades"},
+	SpoofedSource:        {"spoofed-source", "a packet from outside with an inside source as its source address (RFC 2827)"},
+	OwnSource:            {"own-source", "a packet with one of the gateway's own addresses as its source"},
+	NoMapping:            {"no-mapping", "nothing is mapped to this external address and port"},
+	Filtered:             {"filtered", "the external port is mapped, but not for this peer (see masquerade.filtering)"},
+	PortsExhausted:       {"ports-exhausted", "no port is free on the external address; add addresses or widen masquerade.port-range"},
+	NoExternalAddress:    {"no-external-address", "the interface the packet leaves by has no address to masquerade to"},
+	FlowTableFull:        {"flow-table-full", "no room for a new flow; raise conntrack.max-flows"},
+	MappingTableFull:     {"mapping-table-full", "no room for a new mapping; raise conntrack.max-flows"},
+	SourceTableFull:      {"source-table-full", "no room for a new inside source; raise conntrack.max-flows"},
+	SourceLimit:          {"source-limit", "the inside source has as many flows as masquerade.max-flows-per-source allows"},
+	ReplyTupleTaken:      {"reply-tuple-taken", "another flow already expects the replies this flow would get"},
+	ReplyWithoutFlow:     {"reply-without-flow", "the packet answers a flow that is not, or no longer, known"},
+	HairpinDisabled:      {"hairpin-disabled", "an inside host called an external address of its own gateway and masquerade.hairpin is false"},
+	ProtocolUnsupported:  {"protocol-unsupported", "the protocol cannot be translated and the packet must be"},
+	ICMPUnsupported:      {"icmp-unsupported", "an ICMP message that is neither an echo nor an error that is translated"},
+	ICMPErrorWithoutFlow: {"icmp-error-without-flow", "an ICMP error about a flow that is not known (RFC 5508 REQ-4, REQ-5)"},
+	ICMPErrorMalformed:   {"icmp-error-malformed", "an ICMP error whose checksum or quoted packet is broken (RFC 5508 REQ-3)"},
+	FragmentUnsupported:  {"fragment-unsupported", "a fragment of a packet that must be translated"},
+	OptionsRefused:       {"options-refused", "the packet carries IPv4 options and masquerade.ip-options is drop"},
+	WouldLeakSource:      {"would-leak-source", "the packet would have left outside with an inside source that policy masquerades"},
+
+	NoRoute:             {"no-route", "there is no route to the destination"},
+	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
+	RouteProhibited:     {"route-prohibited", "the route to the destination is of type prohibit"},
+	RouteBlackhole:      {"route-blackhole", "the route to the destination is of type blackhole"},
+	HostOwned:           {"host-owned", "the packet is for the gateway's own host and reached a worker"},
+	KernelRoute:         {"kernel-route", "the packet is routed by an interface that is not listed and reached a worker"},
+	NeighbourUnresolved: {"neighbour-unresolved", "the next hop does not answer ARP"},
+	HoldFull:            {"hold-full", "too many packets already wait for this next hop's address"},
+	TTLExpired:          {"ttl-expired", "the packet's time to live ran out here"},
+	FragmentationNeeded: {"fragmentation-needed", "the packet does not fit the way out's MTU"},
+	InterfaceDown:       {"interface-down", "the interface the packet leaves by is down"},
+	TransmitRingFull:    {"transmit-ring-full", "the transmit ring of the way out is full"},
+	DirectedBroadcast:   {"directed-broadcast", "the destination is the broadcast address of a connected network (RFC 2644)"},
+}
+
+// String returns the reason's kebab-case word.
+func (r Reason) String() string {
+	if r >= Count {
+		return "unknown-reason"
+	}
+	return words[r].Name
+}
+
+// Explain returns one sentence on what the reason means.
+func (r Reason) Explain() string {
+	if r >= Count {
+		return "a reason this version does not know"
+	}
+	return words[r].Explanation
+}
+
+// Parse returns the reason called name.
+func Parse(name string) (Reason, bool) {
+	for r := range Count {
+		if words[r].Name == name {
+			return r, true
+		}
+	}
+	return None, false
+}
+
+// All lists every drop reason, None excluded, in the order they are counted.
+func All() []Reason {
+	all := make([]Reason, 0, Count-1)
+	for r := None + 1; r < Count; r++ {
+		all = append(all, r)
+	}
+	return all
+}
