@@ -1,0 +1,212 @@
+package packet
+
+import "sluice/internal/verdict"
+
+// Parse validates the IPv4 packet in an Ethernet frame and fills p. The frame
+// may be longer than the packet: link padding is cut off by p.End (RFC 1812
+// 5.2.2). A reason other than verdict.None means that the packet must be
+// dropped and that p holds nothing to rely on.
+func Parse(frame []byte, p *Packet) verdict.Reason {
+	if len(frame) < EthernetLength+IPv4MinLength {
+		return verdict.FrameTooShort
+	}
+	if be16(frame[etherTypeOffset:]) != EtherTypeIPv4 {
+		return verdict.NotIPv4
+	}
+	h := frame[EthernetLength:]
+	headerLength := int(h[0]&0x0f) << 2
+	total := int(be16(h[2:]))
+	switch {
+	case h[0]>>4 != 4:
+		return verdict.BadVersion
+	case headerLength < IPv4MinLength || headerLength > len(h):
+		return verdict.BadHeaderLength
+	case total < headerLength || total > len(h):
+		return verdict.BadTotalLength
+	case Fold(Sum(h[:headerLength], 0)) != 0xffff:
+		return verdict.BadHeaderChecksum
+	}
+	fillNetwork(h, p, EthernetLength, headerLength, total)
+	if headerLength > IPv4MinLength {
+		p.Flags |= FlagOptions
+		if r := checkOptions(h[IPv4MinLength:headerLength]); r != verdict.None {
+			return r
+		}
+	}
+	return parseTransport(h[headerLength:total], p)
+}
+
+// fillNetwork copies the IPv4 header h, which begins at offset base, into p.
+func fillNetwork(h []byte, p *Packet, base, headerLength, total int) {
+	frag := be16(h[6:])
+	*p = Packet{
+		Src: be32(h[12:]), Dst: be32(h[16:]),
+		L3: uint16(base), L4: uint16(base + headerLength), End: uint16(base + total),
+		ID: be16(h[4:]), FragOff: frag << 3,
+		TTL: h[8], Proto: h[9],
+	}
+	if frag&0x4000 != 0 {
+		p.Flags |= FlagDontFragment
+	}
+	if frag&0x3fff != 0 {
+		p.Flags |= FlagFragment
+		if p.FragOff != 0 {
+			p.Flags |= FlagLaterFragment
+		}
+	}
+}
+
+// parseTransport reads the transport header at the beginning of b, which is
+// exactly the packet's IPv4 payload.
+func parseTransport(b []byte, p *Packet) verdict.Reason {
+	if p.Flags&FlagLaterFragment != 0 {
+		return checkLaterFragment(b, p)
+	}
+	switch p.Proto {
+	case ProtoTCP:
+		return parseTCP(b, p)
+	case ProtoUDP:
+		if len(b) < UDPLength {
+			return verdict.TransportTruncated
+		}
+		// A first fragment carries less than its UDP length says.
+		if n := int(be16(b[4:])); n < UDPLength || n > len(b) && p.Flags&FlagFragment == 0 {
+			return verdict.BadUDPLength
+		}
+		p.SrcPort, p.DstPort = be16(b), be16(b[2:])
+	case ProtoICMP:
+		if len(b) < ICMPLength {
+			return verdict.TransportTruncated
+		}
+		parseICMP(b, p)
+	}
+	return verdict.None
+}
+
+// checkLaterFragment refuses a fragment that ends beyond the longest datagram
+// (RFC 791), and one that could overwrite the TCP header behind the back of
+// whoever looked at the first fragment (RFC 1858 3.2, RFC 3128).
+func checkLaterFragment(b []byte, p *Packet) verdict.Reason {
+	if int(p.L4-p.L3)+int(p.FragOff)+len(b) > 0xffff {
+		return verdict.BadTotalLength
+	}
+	if p.Proto == ProtoTCP && p.FragOff < TCPMinLength {
+		return verdict.TransportTruncated
+	}
+	return verdict.None
+}
+
+func parseTCP(b []byte, p *Packet) verdict.Reason {
+	// RFC 1858 3.2: a first fragment without the whole header is an attack.
+	if len(b) < TCPMinLength {
+		return verdict.TransportTruncated
+	}
+	if offset := int(b[12]>>4) << 2; offset < TCPMinLength || offset > len(b) && p.Flags&FlagFragment == 0 {
+		return verdict.BadTCPOffset
+	}
+	p.SrcPort, p.DstPort = be16(b), be16(b[2:])
+	p.TCPFlags = b[13]
+	if !legalTCPFlags(p.TCPFlags) {
+		return verdict.BadTCPFlags
+	}
+	return verdict.None
+}
+
+// legalTCPFlags tells the flag sets that a connection uses from scans. SYN
+// excludes FIN and RST, and every segment but a SYN or RST acknowledges.
+func legalTCPFlags(flags uint8) bool {
+	return tcpFlagSets>>(flags&0x1f)&1 != 0
+}
+
+// tcpFlagSets has the bit of each legal combination of FIN, SYN, RST, PSH and
+// ACK (bits 0 to 4); URG, ECE and CWR go with any of them.
+const tcpFlagSets uint32 = 1<<TCPSyn | 1<<(TCPSyn|TCPPsh) |
+	1<<(TCPSyn|TCPAck) | 1<<(TCPSyn|TCPAck|TCPPsh) |
+	1<<TCPRst | 1<<(TCPRst|TCPAck) | 1<<(TCPRst|TCPPsh) | 1<<(TCPRst|TCPAck|TCPPsh) |
+	1<<TCPAck | 1<<(TCPAck|TCPPsh) |
+	1<<(TCPFin|TCPAck) | 1<<(TCPFin|TCPAck|TCPPsh) |
+	1<<(TCPFin|TCPRst|TCPAck) | 1<<(TCPFin|TCPRst|TCPAck|TCPPsh)
+
+func parseICMP(b []byte, p *Packet) {
+	p.ICMPType, p.ICMPCode = b[0], b[1]
+	switch p.ICMPType {
+	case ICMPEchoRequest:
+		p.SrcPort = be16(b[4:])
+		p.Flags |= FlagEcho
+	case ICMPEchoReply:
+		p.DstPort = be16(b[4:])
+		p.Flags |= FlagEcho
+	case ICMPUnreachable, ICMPSourceQuench, ICMPRedirect, ICMPTimeExceeded, ICMPParameterProblem:
+		p.Flags |= FlagICMPError
+	}
+}
+
+// ParseQuoted reads the packet that an ICMP error quotes: b begins at the
+// quoted IPv4 header, and the quote may end after 8 bytes of transport (RFC
+// 792). Offsets in p count from b's first byte; p.End is where the quote ends,
+// not where the packet did. The quoted header's checksum is checked (RFC 5508
+// REQ-3a), its transport checksum is not (REQ-3c), and options are skipped by
+// the header length (REQ-3b).
+func ParseQuoted(b []byte, p *Packet) verdict.Reason {
+	if len(b) < IPv4MinLength {
+		return verdict.ICMPErrorMalformed
+	}
+	headerLength := int(b[0]&0x0f) << 2
+	total := int(be16(b[2:]))
+	if b[0]>>4 != 4 || headerLength < IPv4MinLength || headerLength > len(b) || total < headerLength ||
+		Fold(Sum(b[:headerLength], 0)) != 0xffff {
+		return verdict.ICMPErrorMalformed
+	}
+	fillNetwork(b, p, 0, headerLength, min(total, len(b)))
+	if headerLength > IPv4MinLength {
+		p.Flags |= FlagOptions
+	}
+	if p.Flags&FlagLaterFragment != 0 {
+		return verdict.None
+	}
+	t := b[headerLength:p.End]
+	switch p.Proto {
+	case ProtoTCP, ProtoUDP, ProtoICMP:
+		if len(t) < 8 {
+			return verdict.ICMPErrorMalformed
+		}
+	}
+	switch p.Proto {
+	case ProtoTCP, ProtoUDP:
+		p.SrcPort, p.DstPort = be16(t), be16(t[2:])
+	case ProtoICMP:
+		parseICMP(t, p)
+	}
+	return verdict.None
+}
+
+// IPv4 option types that the parser tells apart (RFC 791, copied flag
+// included).
+const (
+	optionEnd         = 0
+	optionNop         = 1
+	optionLooseRoute  = 131
+	optionStrictRoute = 137
+)
+
+// checkOptions walks the option list: one byte for End and Nop, a length of at
+// least 2 that stays inside the header for all others. Source routes are
+// refused (RFC 7126 4.3, 4.4); unknown options pass (RFC 1812 5.2.4).
+func checkOptions(b []byte) verdict.Reason {
+	for i := 0; i < len(b); {
+		switch b[i] {
+		case optionEnd:
+			return verdict.None
+		case optionNop:
+			i++
+			continue
+		case optionLooseRoute, optionStrictRoute:
+			return verdict.SourceRoute
+		}
+		if i+1 >= len(b) || b[i+1] < 2 || i+int(b[i+1]) > len(b) {
+			return verdict.BadOption
+		}
+		i += int(b[i+1])
+	}
+	return verdict.None
+}
