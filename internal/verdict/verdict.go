@@ -57,6 +57,8 @@ const (
 	FragmentUnsupported
 	OptionsRefused
 	WouldLeakSource
+	TCPWithoutFlow
+	ExternalAddressMoved
 
 	// Routing and the way out.
 	NoRoute
@@ -124,6 +126,8 @@ var words = [Count]Words{
 	FragmentUnsupported:  {"fragment-unsupported", "a fragment of a packet that must be translated"},
 	OptionsRefused:       {"options-refused", "the packet carries IPv4 options and masquerade.ip-options is drop"},
 	WouldLeakSource:      {"would-leak-source", "the packet would have left outside with an inside source that policy masquerades"},
+	TCPWithoutFlow:       {"tcp-without-flow", "a TCP segment that opens no connection and belongs to none that is known"},
+	ExternalAddressMoved: {"external-address-moved", "the flow's external address is gone, or is not that of the interface its route now leaves by"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
