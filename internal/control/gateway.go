@@ -1,0 +1,57 @@
+package control
+
+import (
+	"context"
+	"time"
+)
+
+// Gateway is what the server asks. The daemon implements it; every method must
+// be safe for concurrent use and must not block a worker.
+type Gateway interface {
+	// Status returns the state of the whole gateway.
+	Status() Status
+
+	// Flows calls yield for each live flow that filter matches, in bounded
+	// memory, until yield fails or ctx ends, and returns that error.
+	Flows(ctx context.Context, filter Filter, yield func(Flow) error) error
+
+	// CountFlows counts the live flows that filter matches.
+	CountFlows(ctx context.Context, filter Filter) (FlowCount, error)
+
+	// Drops returns the counter of every drop reason, zeros included, in the
+	// order of their list.
+	Drops() Drops
+
+	// Reload reads the configuration again and returns when every worker uses
+	// it. An error changes nothing; a *Refusal carries the mistakes.
+	Reload(ctx context.Context) (ReloadResult, error)
+}
+
+// Drops are the packets dropped since the daemon started, by reason.
+type Drops struct {
+	At      time.Time `json:"at"`
+	Reasons []Drop    `json:"reasons"`
+}
+
+// Drop is the counter of one drop reason.
+type Drop struct {
+	Reason      string `json:"reason"` // kebab-case word, never renamed
+	Packets     uint64 `json:"packets"`
+	Explanation string `json:"explanation"`
+}
+
+// ReloadResult says what a reload did.
+type ReloadResult struct {
+	Path     string    `json:"path"`
+	Loaded   time.Time `json:"loaded"`
+	Changed  bool      `json:"changed"` // false: the file says what was in force already
+	Warnings []string  `json:"warnings"`
+}
+
+// Refusal is a reload that was refused: the configuration in force stays.
+type Refusal struct {
+	Reason   string   `json:"error"`    // one line
+	Mistakes []string `json:"mistakes"` // FILE:LINE: key: what is wrong, each
+}
+
+func (r *Refusal) Error() string { return r.Reason }
