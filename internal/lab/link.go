@@ -166,17 +166,20 @@ func (n *Namespace) up(ifname string) error {
 }
 
 // awaitUp waits for the operational state: until the kernel's link watch has
-// run, the interface is up but its queues still throw frames away.
+// run, the interface is up but its queues still throw frames away. Asking for
+// the one link makes Linux 6.8 and later run it at once; earlier ones take up
+// to a second and then say so.
 func (n *Namespace) awaitUp(ifname string) error {
 	updates := make(chan netlink.LinkUpdate, 16)
 	done := make(chan struct{})
 	defer close(done)
-	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
-		Namespace:    &n.handle,
-		ListExisting: true,
-	})
+	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{Namespace: &n.handle})
 	if err != nil {
 		return fmt.Errorf("lab: watch links in %s: %w", n.name, err)
+	}
+	link, err := n.link(ifname)
+	if err != nil || link.Attrs().OperState == netlink.OperUp {
+		return err
 	}
 	timeout := time.NewTimer(carrierTimeout)
 	defer timeout.Stop()
