@@ -75,3 +75,24 @@ func CleanOnSignal() {
 		syscall.Kill(os.Getpid(), sig.(syscall.Signal))
 	}()
 }
+
+// Start builds the topology for a test, and at its end fails it if a frame
+// broke the checker's invariant, and removes everything.
+func Start(t interface {
+	TB
+	Cleanup(func())
+	Errorf(format string, args ...any)
+}, o Options) *Topology {
+	t.Helper()
+	RequireRoot(t)
+	top, err := Up(o)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() {
+		if err := top.Close(); err != nil {
+			t.Errorf("%v", err)
+		}
+	})
+	return top
+}

@@ -1,0 +1,192 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// The addresses of the topology that Up makes. Outside uses TEST-NET-2.
+const (
+	InsideNetwork  = "10.20.30.0/24"
+	GatewayInside  = "10.20.30.1"
+	Client1Address = "10.20.30.11"
+	Client2Address = "10.20.30.12"
+
+	OutsideNetwork = "198.51.100.0/24"
+	GatewayOutside = "198.51.100.2" // the external address, shared with the gateway's host
+	RouterAddress  = "198.51.100.3" // the way to the excluded network
+	Server1Address = "198.51.100.11"
+	Server2Address = "198.51.100.12"
+
+	ExcludedNetwork = "10.99.0.0/24"
+	ExcludedAddress = "10.99.0.10"
+)
+
+// The names of the gateway's interfaces, and of the interface of every host.
+const (
+	InsideNIC  = "inside"
+	OutsideNIC = "outside"
+	HostNIC    = "eth0"
+)
+
+// toGateway is the port of each switch that the gateway is plugged into.
+const toGateway = "gateway"
+
+// Options shapes the topology.
+type Options struct {
+	InsideQueues  int // queues of the gateway's inside NIC; 0 means 1
+	OutsideQueues int // queues of the gateway's outside NIC; 0 means 1
+}
+
+// Topology is the network of the demo and of the gateway's tests:
+//
+//	client1 .11 ─┐                                   ┌─ .11 server1
+//	             ├─ inside switch ─ gateway ─ outside switch
+//	client2 .12 ─┘ 10.20.30.0/24  .1     .2  198.51.100.0/24
+//	                                                 ├─ .12 server2
+//	                                                 └─ .3  excluded 10.99.0.10
+//
+// The excluded host stands for a network that policy excludes from
+// masquerading: the gateway routes 10.99.0.0/24 to it, and it has a route back
+// to the inside. So have the servers, though no such network has business
+// having one: a packet that leaks is answered, and shows as the wrong source
+// instead of as a timeout.
+type Topology struct {
+	Client1, Client2 *Namespace
+	Gateway          *Namespace
+	Server1, Server2 *Namespace
+	Excluded         *Namespace
+
+	// InsideSwitch and OutsideSwitch are bridges in namespaces of their own.
+	InsideSwitch, OutsideSwitch *Namespace
+
+	// Checker watches what the gateway sends outside, from the first frame.
+	Checker *Checker
+}
+
+// MasqueradePolicy is what the topology's configuration says, in the checker's
+// terms.
+func MasqueradePolicy() Policy {
+	return Policy{
+		Sources:  []netip.Prefix{netip.MustParsePrefix(InsideNetwork)},
+		Excluded: []netip.Prefix{netip.MustParsePrefix(ExcludedNetwork)},
+	}
+}
+
+// Up builds the topology and starts its checker. The gateway's namespace has
+// addresses and routes; what forwards there is up to the caller.
+func Up(o Options) (*Topology, error) {
+	t := &Topology{}
+	if err := t.build(o); err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+func (t *Topology) build(o Options) error {
+	for _, n := range []struct {
+		ns   **Namespace
+		name string
+	}{
+		{&t.InsideSwitch, "inside"}, {&t.OutsideSwitch, "outside"}, {&t.Gateway, "gateway"},
+		{&t.Client1, "client1"}, {&t.Client2, "client2"},
+		{&t.Server1, "server1"}, {&t.Server2, "server2"}, {&t.Excluded, "excluded"},
+	} {
+		ns, err := NewNamespace(n.name)
+		if err != nil {
+			return err
+		}
+		*n.ns = ns
+	}
+	if err := t.plugGateway(o); err != nil {
+		return err
+	}
+	for _, h := range []struct {
+		host, sw                    *Namespace
+		port, address, defaultRoute string
+	}{
+		{t.Client1, t.InsideSwitch, "client1", Client1Address + "/24", GatewayInside},
+		{t.Client2, t.InsideSwitch, "client2", Client2Address + "/24", GatewayInside},
+		{t.Server1, t.OutsideSwitch, "server1", Server1Address + "/24", GatewayOutside},
+		{t.Server2, t.OutsideSwitch, "server2", Server2Address + "/24", GatewayOutside},
+		{t.Excluded, t.OutsideSwitch, "excluded", RouterAddress + "/24", GatewayOutside},
+	} {
+		if err := Veth(h.host, HostNIC, h.sw, h.port, VethOptions{}); err != nil {
+			return err
+		}
+		if err := h.host.AddAddress(HostNIC, h.address); err != nil {
+			return err
+		}
+		if err := h.host.AddRoute("default", h.defaultRoute); err != nil {
+			return err
+		}
+	}
+	if err := t.Excluded.AddAddress("lo", ExcludedAddress+"/32"); err != nil {
+		return err
+	}
+	if err := t.InsideSwitch.Bridge("br0", toGateway, "client1", "client2"); err != nil {
+		return err
+	}
+	if err := t.OutsideSwitch.Bridge("br0", toGateway, "server1", "server2", "excluded"); err != nil {
+		return err
+	}
+	var err error
+	t.Checker, err = Watch(t.OutsideSwitch, toGateway, MasqueradePolicy())
+	return err
+}
+
+func (t *Topology) plugGateway(o Options) error {
+	if err := Veth(t.Gateway, InsideNIC, t.InsideSwitch, toGateway, VethOptions{Queues: o.InsideQueues}); err != nil {
+		return err
+	}
+	if err := Veth(t.Gateway, OutsideNIC, t.OutsideSwitch, toGateway, VethOptions{Queues: o.OutsideQueues}); err != nil {
+		return err
+	}
+	if err := t.Gateway.AddAddress(InsideNIC, GatewayInside+"/24"); err != nil {
+		return err
+	}
+	if err := t.Gateway.AddAddress(OutsideNIC, GatewayOutside+"/24"); err != nil {
+		return err
+	}
+	return t.Gateway.AddRoute(ExcludedNetwork, RouterAddress)
+}
+
+// Namespaces are all of the topology's, hosts before switches.
+func (t *Topology) Namespaces() []*Namespace {
+	return []*Namespace{
+		t.Client1, t.Client2, t.Gateway, t.Server1, t.Server2, t.Excluded,
+		t.InsideSwitch, t.OutsideSwitch,
+	}
+}
+
+// Close ends the checker and removes everything. The error is the checker's
+// verdict joined with what could not be removed.
+func (t *Topology) Close() error {
+	var errs []error
+	if t.Checker != nil {
+		errs = append(errs, t.Checker.Close().Err())
+	}
+	for _, n := range t.Namespaces() {
+		if n != nil {
+			errs = append(errs, n.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Config is a configuration for the gateway of the topology: masquerading for
+// the inside, the true source for the excluded network, and the control socket
+// at the path given.
+func Config(controlSocket string) string {
+	return fmt.Sprintf(`interfaces:
+  - {name: %s, role: inside}
+  - {name: %s, role: outside}
+masquerade:
+  sources: [%s]
+  native-routing-cidrs: [%s]
+  addresses: [auto]
+control: {socket: %s}
+`, InsideNIC, OutsideNIC, InsideNetwork, ExcludedNetwork, controlSocket)
+}
