@@ -1,0 +1,157 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// QueuePlan says which queues of one NIC a worker has.
+type QueuePlan struct {
+	NIC *NIC
+	RX  []int // may be empty: a worker can have nothing to receive on a NIC
+	TX  int
+}
+
+// WorkerPlan says which queues a worker has, for every NIC in the order given
+// to Plan.
+type WorkerPlan []QueuePlan
+
+// Plan shares the queues of the NICs out to workers, and returns a plan for
+// each. There are as many workers as CPUs allowed, but no more than the TX
+// queues of any NIC, so that each has its own on every NIC and none needs a
+// lock. Worker w sends on queue w and receives from the queues q with
+// q mod workers = w.
+func Plan(nics []*NIC, cpus int) ([]WorkerPlan, error) {
+	if len(nics) == 0 {
+		return nil, errors.New("plan: no interfaces")
+	}
+	if cpus < 1 {
+		return nil, fmt.Errorf("plan: %d CPUs for workers: at least one is needed", cpus)
+	}
+	workers := cpus
+	for _, n := range nics {
+		if n.RXQueues < 1 || n.TXQueues < 1 {
+			return nil, refuse(n.Name, fmt.Sprintf("it has %d RX and %d TX queues", n.RXQueues, n.TXQueues), "ethtool -L "+n.Name+" combined 1")
+		}
+		workers = min(workers, n.TXQueues)
+	}
+	plans := make([]WorkerPlan, workers)
+	for w := range plans {
+		for _, n := range nics {
+			q := QueuePlan{NIC: n, TX: w}
+			for rx := w; rx < n.RXQueues; rx += workers {
+				q.RX = append(q.RX, rx)
+			}
+			plans[w] = append(plans[w], q)
+		}
+	}
+	return plans, nil
+}
+
+// PortsConfig says how OpenPorts sets a worker up.
+type PortsConfig struct {
+	Modes     []Mode // for every NIC of the plan; nil = auto on all
+	RingSize  int    // 0 = DefaultRingSize
+	Spare     int    // frames beyond those that the rings can take up, for the caller to hold
+	HugePages bool
+}
+
+// OpenPorts makes the UMEM of a worker, large enough for its rings, and opens
+// its ports, in the order of the plan. Auto becomes zero-copy only where every
+// NIC of the worker can, since they share the UMEM. Errors are *SetupError, but
+// for those of the memory itself.
+func OpenPorts(plan WorkerPlan, cfg PortsConfig) (*UMEM, []*Port, error) {
+	modes, err := plan.modes(cfg.Modes)
+	if err != nil {
+		return nil, nil, err
+	}
+	u, ports, err := plan.open(cfg, modes)
+	if err != nil && errors.Is(err, unix.EOPNOTSUPP) && plan.toCopy(modes) {
+		// A driver that announced no features refused what the first one took.
+		u, ports, err = plan.open(cfg, modes)
+	}
+	return u, ports, err
+}
+
+// modes settles what is asked of each NIC, as far as it is known before trying.
+func (plan WorkerPlan) modes(asked []Mode) ([]Mode, error) {
+	if asked != nil && len(asked) != len(plan) {
+		return nil, fmt.Errorf("plan: %d modes for %d interfaces", len(asked), len(plan))
+	}
+	modes := make([]Mode, len(plan))
+	copy(modes, asked)
+	var zero, other []string
+	for i, m := range modes {
+		n := plan[i].NIC
+		switch {
+		case m == ModeZeroCopy:
+			zero = append(zero, n.Name)
+		case m != ModeAuto || n.FeaturesKnown && !n.ZeroCopy:
+			other = append(other, n.Name)
+		}
+	}
+	if len(zero) > 0 && len(other) > 0 {
+		return nil, refuse(zero[0], "mode zero-copy is asked for, but a worker's sockets share one UMEM and "+
+			strings.Join(other, ", ")+" cannot have it or is configured otherwise", "use mode auto or copy")
+	}
+	if len(other) > 0 {
+		plan.toCopy(modes)
+	}
+	return modes, nil
+}
+
+// toCopy turns auto into copy, and reports whether there was any. A NIC that is
+// known to have no zero-copy keeps auto, which leads to copy with that reason.
+func (plan WorkerPlan) toCopy(modes []Mode) bool {
+	changed := false
+	for i, m := range modes {
+		if m == ModeAuto && (!plan[i].NIC.FeaturesKnown || plan[i].NIC.ZeroCopy) {
+			modes[i], changed = ModeCopy, true
+		}
+	}
+	return changed
+}
+
+// open makes the UMEM and opens the ports with the given modes.
+func (plan WorkerPlan) open(cfg PortsConfig, modes []Mode) (*UMEM, []*Port, error) {
+	u, err := NewUMEM(plan.umem(cfg))
+	if err != nil {
+		return nil, nil, err
+	}
+	var ports []*Port
+	for i, q := range plan {
+		p, err := u.OpenPort(PortConfig{NIC: q.NIC, RX: q.RX, TX: q.TX, Mode: modes[i], RingSize: cfg.RingSize})
+		if err != nil {
+			return nil, nil, errors.Join(err, ClosePorts(u, ports))
+		}
+		ports = append(ports, p)
+	}
+	return u, ports, nil
+}
+
+// umem sizes the UMEM: a ring of frames to receive into for every RX queue, one
+// to send for every TX queue, what the caller holds, and a burst on the way.
+func (plan WorkerPlan) umem(cfg PortsConfig) UMEMConfig {
+	ring := cfg.RingSize
+	if ring == 0 {
+		ring = DefaultRingSize
+	}
+	c := UMEMConfig{FrameSize: smallFrame, Frames: cfg.Spare + 256, HugePages: cfg.HugePages}
+	for _, q := range plan {
+		c.Frames += (len(q.RX) + 1) * ring
+		c.FrameSize = max(c.FrameSize, q.NIC.FrameSize())
+	}
+	return c
+}
+
+// ClosePorts closes the ports and their UMEM.
+func ClosePorts(u *UMEM, ports []*Port) error {
+	var errs []error
+	for _, p := range ports {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(append(errs, u.Close())...)
+}
