@@ -1,0 +1,99 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// notYet lists the keys, as paths without list indices, whose feature is not in
+// this version, and what the feature is. Set to anything but its default, such a
+// key is a mistake: an operator must not believe in what is not there. A section
+// stands for all keys under it. A release that brings a feature removes its line.
+var notYet = []struct{ key, feature string }{
+	{"interfaces[].vlan", "VLAN sub-interfaces"},
+	{"masquerade.mapping", "other mapping behaviours"},
+	{"masquerade.filtering", "other filtering behaviours"},
+	{"masquerade.overload-when-exhausted", "overloading of ports"},
+	{"masquerade.max-flows-per-source", "limits per source"},
+	{"masquerade.mss-clamp", "MSS clamping"},
+	{"masquerade.tcp-pickup", "adoption of running connections"},
+	{"masquerade.other-protocols", "another treatment of other protocols"},
+	{"port-forwards", "port forwarding"},
+	{"services", "balancing of services"},
+	{"dsr", "Direct Server Return"},
+	{"dsr-agent", "the DSR agent"},
+	{"nat-log", "NAT logging"},
+	{"filter", "packet filtering"},
+	{"state-file", "another place for the flow table"},
+	{"driver", "another driver"},
+	{"control.metrics", "metrics over HTTP"},
+}
+
+// Supported reports whether key (a path without list indices, such as
+// masquerade.mapping) can be set to more than its default in this version.
+func Supported(key string) bool {
+	for _, k := range notYet {
+		if covers(k.key, key) {
+			return false
+		}
+	}
+	return true
+}
+
+// covers reports whether key is above or what stands under it.
+func covers(above, key string) bool {
+	rest, ok := strings.CutPrefix(key, above)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// unsupported reports every key under path whose value differs from its default
+// and whose feature is not there. key is path without list indices.
+func (d *decoder) unsupported(v, def reflect.Value, path, key string) {
+	t := v.Type()
+	section := t.Kind() == reflect.Struct && !isLeaf(t)
+	switch {
+	case section:
+		for name, i := range fieldsOf(t) {
+			d.unsupported(v.Field(i), def.Field(i), join(path, name), join(key, name))
+		}
+	case t.Kind() == reflect.Slice && !isLeaf(t.Elem()) && t.Elem().Kind() == reflect.Struct && Supported(key):
+		for i := range v.Len() {
+			d.unsupported(v.Index(i), newEntry(t.Elem()), fmt.Sprintf("%s[%d]", path, i), key+"[]")
+		}
+	case Supported(key) || same(v, def) || d.failed(path):
+	case key == "state-file" && v.Len() == 0:
+		// No flow file at all: what this version does.
+	default:
+		d.mistake(d.line(path), path, "needs %s, which this version does not have; %s", featureOf(key), back(def))
+	}
+}
+
+// same reports whether v is its default; an empty list is no list.
+func same(v, def reflect.Value) bool {
+	if v.Kind() == reflect.Slice && v.Len() == 0 && def.Len() == 0 {
+		return true
+	}
+	return reflect.DeepEqual(v.Interface(), def.Interface())
+}
+
+func featureOf(key string) string {
+	for _, k := range notYet {
+		if covers(k.key, key) {
+			return k.feature
+		}
+	}
+	return "a feature"
+}
+
+// back says how to return to the default.
+func back(def reflect.Value) string {
+	_, worded := def.Interface().(fmt.Stringer)
+	switch {
+	case def.Kind() == reflect.Slice:
+		return "remove the entries"
+	case def.Kind() == reflect.Struct && !worded, def.Kind() == reflect.String && def.Len() == 0:
+		return "remove the key"
+	}
+	return fmt.Sprintf("remove the key or write %v", def.Interface())
+}
