@@ -1,0 +1,158 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+)
+
+// attachedGeneric is the value of IFLA_XDP_ATTACHED (include/uapi/linux/if_link.h)
+// for a program in generic mode, XDP_ATTACHED_SKB.
+const attachedGeneric = 2
+
+// Names of the steps that change an attached program, for errors.
+const (
+	callReplace = "replace the pinned XDP program"
+	callDetach  = "detach the XDP program"
+)
+
+// attachment is the link that holds a port's program on its interface.
+type attachment struct {
+	link.Link
+	path     string // of the pin; empty where there is none
+	unpinned string // why there is none
+}
+
+// remove detaches the program and removes the pin.
+func (a *attachment) remove() error {
+	err := a.Detach()
+	if a.path != "" {
+		err = errors.Join(err, unpin(a.path))
+	}
+	return errors.Join(err, a.Close())
+}
+
+// Attach starts steering a port, in the caller's network namespace. A link of
+// an earlier process that is still pinned is taken over: the program changes in
+// one step, no frame misses it. A new link is pinned where pins last; where
+// they do not, Pinned says why. Errors are *SetupError.
+func (s *Steering) Attach(port int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &s.config.Ports[port]
+	if s.attached[port] != nil {
+		return refuse(p.NIC.Name, "it is steered already", "")
+	}
+	dir, why := pinDirectory()
+	if why == "" {
+		removeDeadPins()
+		adopted, err := s.adopt(port, dir)
+		if err != nil || adopted {
+			return err
+		}
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: s.programs[port], Interface: p.NIC.Ifindex, Flags: p.flags()})
+	if err != nil {
+		return setupError(p.NIC.Name, -1, p.call(), err)
+	}
+	a := &attachment{Link: l, unpinned: why}
+	if why == "" {
+		a.path, a.unpinned = pin(l, dir, p.NIC)
+	}
+	s.attached[port] = a
+	return nil
+}
+
+// adopt takes over the pinned link of the port's interface, if there is one.
+func (s *Steering) adopt(port int, dir string) (bool, error) {
+	p := &s.config.Ports[port]
+	a, err := pinnedLink(dir, p.NIC.Ifindex)
+	if err != nil {
+		return false, setupError(p.NIC.Name, -1, callReplace, err)
+	}
+	if a == nil {
+		return false, nil
+	}
+	generic, err := attachedGenerically(p.NIC.Ifindex)
+	switch {
+	case err != nil:
+	case generic != (p.Mode == ModeGeneric):
+		// A link keeps its mode for life, and the configured one is
+		// another now.
+		err = a.remove()
+		if err == nil {
+			return false, nil
+		}
+	default:
+		err = a.Update(s.programs[port])
+		if err == nil {
+			s.attached[port] = a
+			return true, nil
+		}
+	}
+	a.Close()
+	return false, setupError(p.NIC.Name, -1, callReplace, err)
+}
+
+// Detach stops steering a port: the program leaves the interface, and the pin
+// goes. A port that is not attached is no error.
+func (s *Steering) Detach(port int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.attached[port]
+	if a == nil {
+		return nil
+	}
+	s.attached[port] = nil
+	if err := a.remove(); err != nil {
+		return setupError(s.config.Ports[port].NIC.Name, -1, callDetach, err)
+	}
+	return nil
+}
+
+// Pinned says whether the program outlives the process on every attached port,
+// and if not, why.
+func (s *Steering) Pinned() (bool, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pinned := false
+	for _, a := range s.attached {
+		switch {
+		case a == nil:
+		case a.path == "":
+			return false, a.unpinned
+		default:
+			pinned = true
+		}
+	}
+	if !pinned {
+		return false, "nothing is attached"
+	}
+	return true, ""
+}
+
+func (p *SteeringPort) flags() link.XDPAttachFlags {
+	if p.Mode == ModeGeneric {
+		return link.XDPGenericMode
+	}
+	return link.XDPDriverMode
+}
+
+func (p *SteeringPort) call() string {
+	if p.Mode == ModeGeneric {
+		return callAttachSKB
+	}
+	return callAttach
+}
+
+// attachedGenerically says whether the interface has a program in generic mode.
+func attachedGenerically(ifindex int) (bool, error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return false, fmt.Errorf("RTM_GETLINK: %w", err)
+	}
+	x := l.Attrs().Xdp
+	return x != nil && x.AttachMode == attachedGeneric, nil
+}
