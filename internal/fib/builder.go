@@ -2,6 +2,7 @@ package fib
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -16,7 +17,8 @@ type Builder struct {
 	neighbours map[neighKey]Neighbour
 
 	generation uint16
-	routing    *routing // nil: something of it changed since it was compiled
+	last       *Snapshot // nil: something changed since it was built
+	routing    *routing  // nil: something of it changed since it was compiled
 	hops       []Hop
 	ids        map[hopKey]uint32
 	index      hopIndex
@@ -37,14 +39,14 @@ func (b *Builder) SetInterfaces(interfaces []Interface) {
 		interfaces[i].Port = PortID(i)
 	}
 	if !slices.EqualFunc(b.interfaces, interfaces, Interface.equal) {
-		b.interfaces, b.routing = interfaces, nil
+		b.interfaces, b.routing, b.last = interfaces, nil, nil
 	}
 }
 
 // SetRoutes replaces the routes of all tables. The Builder keeps the slice.
 func (b *Builder) SetRoutes(routes []Route) {
 	if !slices.EqualFunc(b.routes, routes, Route.equal) {
-		b.routes, b.routing = routes, nil
+		b.routes, b.routing, b.last = routes, nil, nil
 	}
 }
 
@@ -52,34 +54,49 @@ func (b *Builder) SetRoutes(routes []Route) {
 // keeps the slice; nil stands for the default rules.
 func (b *Builder) SetRules(rules []Rule) {
 	if !slices.Equal(b.rules, rules) || (b.rules == nil) != (rules == nil) {
-		b.rules, b.routing = rules, nil
+		b.rules, b.routing, b.last = rules, nil, nil
 	}
 }
 
 // SetNeighbours replaces all neighbours.
 func (b *Builder) SetNeighbours(all []Neighbour) {
-	b.neighbours = make(map[neighKey]Neighbour, len(all))
+	neighbours := make(map[neighKey]Neighbour, len(all))
 	for _, n := range all {
-		b.SetNeighbour(n)
+		neighbours[neighKey{n.Addr, n.Port}] = n
+	}
+	if !maps.Equal(b.neighbours, neighbours) {
+		b.neighbours, b.last = neighbours, nil
 	}
 }
 
 // SetNeighbour adds or replaces one neighbour.
 func (b *Builder) SetNeighbour(n Neighbour) {
+	k := neighKey{n.Addr, n.Port}
+	if old, ok := b.neighbours[k]; ok && old == n {
+		return
+	}
 	if b.neighbours == nil {
 		b.neighbours = make(map[neighKey]Neighbour)
 	}
-	b.neighbours[neighKey{n.Addr, n.Port}] = n
+	b.neighbours[k], b.last = n, nil
 }
 
 // DeleteNeighbour forgets one neighbour; its hop is unresolved again.
 func (b *Builder) DeleteNeighbour(port PortID, addr uint32) {
-	delete(b.neighbours, neighKey{addr, port})
+	k := neighKey{addr, port}
+	if _, ok := b.neighbours[k]; ok {
+		delete(b.neighbours, k)
+		b.last = nil
+	}
 }
 
-// Build returns a snapshot of what the Builder holds. It costs a pass over the
-// neighbours, and where something else changed, a compilation of all routes.
+// Build returns a snapshot of what the Builder holds: the last one again where
+// nothing changed. It costs a pass over the neighbours, and where something else
+// changed, a compilation of all routes.
 func (b *Builder) Build() *Snapshot {
+	if b.last != nil {
+		return b.last
+	}
 	if b.routing == nil {
 		b.compile()
 	}
@@ -102,7 +119,8 @@ func (b *Builder) Build() *Snapshot {
 			h.State, h.MAC = n.State, n.MAC
 		}
 	}
-	return &Snapshot{routing: b.routing, hops: hops, index: b.index}
+	b.last = &Snapshot{routing: b.routing, hops: hops, index: b.index}
+	return b.last
 }
 
 // compile begins a new generation.

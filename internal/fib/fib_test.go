@@ -278,24 +278,31 @@ func TestGenerations(t *testing.T) {
 	gw, _ := s.Lookup(ip("1.1.1.1"), 0, lan, 0)
 
 	steps := []struct {
-		name string
-		do   func()
-		same bool
+		name  string
+		do    func()
+		same  bool // the same generation
+		again bool // the very same snapshot
 	}{
-		{"nothing", func() {}, true},
-		{"the same again", func() { b.SetInterfaces(interfaces()); b.SetRoutes(slices.Clone(b.routes)); b.SetRules(nil) }, true},
-		{"neighbour's MAC", func() { b.SetNeighbour(Neighbour{Port: lan, Addr: ip("10.0.0.7"), State: Resolved, MAC: macB}) }, true},
-		{"another neighbour", func() { b.SetNeighbour(Neighbour{Port: lan, Addr: ip("10.0.0.6"), State: Resolved, MAC: macA}) }, true},
-		{"neighbour gone", func() { b.DeleteNeighbour(lan, ip("10.0.0.7")) }, true},
-		{"route", func() { b.SetRoutes(b.routes[:len(b.routes)-1]) }, false},
-		{"rule", func() { b.SetRules([]Rule{{Table: TableMain}}) }, false},
-		{"address", func() { i := interfaces(); i[0].Addresses = nil; b.SetInterfaces(i) }, false},
-		{"link", func() { i := interfaces(); i[1].Up = false; b.SetInterfaces(i) }, false},
+		{"nothing", func() {}, true, true},
+		{"the same again", func() { b.SetInterfaces(interfaces()); b.SetRoutes(slices.Clone(b.routes)); b.SetRules(nil) }, true, true},
+		{"the same neighbours again", func() { b.SetNeighbours([]Neighbour{{Port: lan, Addr: ip("10.0.0.7"), State: Resolved, MAC: macA}}) }, true, true},
+		{"no such neighbour", func() { b.DeleteNeighbour(lan, ip("10.0.0.99")) }, true, true},
+		{"neighbour's MAC", func() { b.SetNeighbour(Neighbour{Port: lan, Addr: ip("10.0.0.7"), State: Resolved, MAC: macB}) }, true, false},
+		{"another neighbour", func() { b.SetNeighbour(Neighbour{Port: lan, Addr: ip("10.0.0.6"), State: Resolved, MAC: macA}) }, true, false},
+		{"neighbour gone", func() { b.DeleteNeighbour(lan, ip("10.0.0.7")) }, true, false},
+		{"route", func() { b.SetRoutes(b.routes[:len(b.routes)-1]) }, false, false},
+		{"rule", func() { b.SetRules([]Rule{{Table: TableMain}}) }, false, false},
+		{"address", func() { i := interfaces(); i[0].Addresses = nil; b.SetInterfaces(i) }, false, false},
+		{"link", func() { i := interfaces(); i[1].Up = false; b.SetInterfaces(i) }, false, false},
 	}
 	for _, st := range steps {
-		before := b.Build().Generation()
+		last := b.Build()
+		before := last.Generation()
 		st.do()
 		s := b.Build()
+		if again := s == last; again != st.again {
+			t.Errorf("%s: the same snapshot again: %v, want %v", st.name, again, st.again)
+		}
 		if same := s.Generation() == before; same != st.same {
 			t.Errorf("%s: generation kept: %v, want %v", st.name, same, st.same)
 		}

@@ -137,6 +137,13 @@ var (
 	drawMAC   = rapid.Map(rapid.Byte(), func(b byte) [6]byte { return [6]byte{2, 0, 0, 0, 0, b} })
 )
 
+// Hashes are drawn at and beside the borders between paths.
+var drawHash = rapid.Custom(func(t *rapid.T) uint32 {
+	total := rapid.Uint64Range(1, 20).Draw(t, "total")
+	part := rapid.Uint64Range(0, total).Draw(t, "part")
+	return uint32(part<<32/total) + rapid.SampledFrom([]uint32{0, 1, ^uint32(0), 0x12345678}).Draw(t, "beside")
+})
+
 var drawRoute = rapid.Custom(func(t *rapid.T) Route {
 	r := Route{
 		Table:  drawTable.Draw(t, "table"),
@@ -210,7 +217,7 @@ func TestLookupEqualsModel(t *testing.T) {
 		for range 20 {
 			dst, src := drawAddr.Draw(t, "dst"), drawAddr.Draw(t, "src")
 			in := rapid.SampledFrom([]PortID{lan, wan}).Draw(t, "in")
-			hash := rapid.OneOf(rapid.Uint32(), rapid.SampledFrom([]uint32{0, 1, 1<<31 - 1, 1 << 31, ^uint32(0)})).Draw(t, "hash")
+			hash := drawHash.Draw(t, "hash")
 			id, got := s.Lookup(dst, src, in, hash)
 			want := m.lookup(dst, src, in, hash)
 			if got.Type != Forward && got.Type != Kernel {
