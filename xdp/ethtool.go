@@ -113,12 +113,12 @@ func linkInNamespace(ifindex, nsid int) (name string, mtu int, err error) {
 	if err != nil {
 		return "", 0, err
 	}
-	for _, m := range msgs {
-		link, err := netlink.LinkDeserialize(nil, m)
-		if err != nil {
-			return "", 0, err
-		}
-		return link.Attrs().Name, link.Attrs().MTU, nil
+	if len(msgs) == 0 {
+		return "", 0, unix.ENODEV
 	}
-	return "", 0, unix.ENODEV
+	link, err := netlink.LinkDeserialize(nil, msgs[0])
+	if err != nil {
+		return "", 0, err
+	}
+	return link.Attrs().Name, link.Attrs().MTU, nil
 }

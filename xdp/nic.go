@@ -57,7 +57,6 @@ type traits struct {
 	vlanChildren []string // VLAN interfaces above it
 	peerMTU      int      // of a veth's other end, 0 where unknown
 	peerName     string
-	maxQueue     int
 }
 
 // Probe looks an interface up in the caller's network namespace and refuses one
