@@ -110,8 +110,11 @@ func (m *model) lookup(dst, src uint32, in PortID, hash uint32) Hop {
 			}
 		case ActionTable:
 			tables := []uint32{r.Table}
-			if merged && r.Table == TableLocal {
-				tables = append(tables, TableMain)
+			switch {
+			case merged && r.Table == TableLocal:
+				continue
+			case merged && r.Table == TableMain: // one trie, one search (fib_lookup)
+				tables = append(tables, TableLocal)
 			}
 			best := m.best(tables, dst)
 			if best == nil || best.Type == RouteThrow {
