@@ -114,11 +114,11 @@ type Decision struct {
 	Line       int32
 }
 
-// prefixes maps a prefix to the line it stands in.
+// prefixes maps a prefix to the line it stands in. The table takes care of host
+// bits, and keeps IPv4 and IPv6 apart.
 type prefixes struct{ table bart.Fast[int32] }
 
 func (p *prefixes) add(prefix netip.Prefix, line int) {
-	prefix = prefix.Masked()
 	if _, ok := p.table.Get(prefix); !ok {
 		p.table.Insert(prefix, int32(line))
 	}
