@@ -1,0 +1,127 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"sluice/internal/lab"
+)
+
+// Options says what to run and where to tell of it.
+type Options struct {
+	Binary string    // the sluice program; "" means the one that is running
+	Out    io.Writer // gets the table; nil means standard output
+	Queues int       // of the gateway's NICs; 0 means 1
+}
+
+func (o *Options) defaults() error {
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	if o.Binary == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("demo: find the running program: %w", err)
+		}
+		o.Binary = exe
+	}
+	return nil
+}
+
+// limit bounds the whole run. It takes some ten seconds on two cores.
+const limit = 55 * time.Second
+
+// Run builds the lab, runs the gateway on it with real traffic, prints what
+// happened and removes everything. The error says how many checks failed, or
+// what kept them from being made. SIGINT and SIGTERM end it early, in order.
+func Run(ctx context.Context, o Options) (err error) {
+	if err := o.defaults(); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("demo: not done within %v", limit))
+	defer cancel()
+
+	began := time.Now()
+	l, err := start(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	t := newTable(o.Out)
+	t.head(l)
+	s, err := newStory(l.top)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+
+	s.tell(ctx, t)
+	l.audit(ctx, t)
+	return t.foot(ctx, time.Since(began))
+}
+
+// running is a lab with the gateway at work on it.
+type running struct {
+	top     *lab.Topology
+	gateway *process
+	dir     string // configuration and sockets of this run
+	config  string
+	socket  string
+	ready   time.Duration // from start to READY=1
+}
+
+// start builds the lab and starts the gateway; it returns when the gateway
+// forwards packets.
+func start(ctx context.Context, o Options) (*running, error) {
+	if err := lab.Sweep(); err != nil {
+		return nil, err
+	}
+	l := &running{}
+	if err := l.start(ctx, o); err != nil {
+		return nil, errors.Join(err, l.close())
+	}
+	return l, nil
+}
+
+func (l *running) start(ctx context.Context, o Options) (err error) {
+	if l.top, err = lab.Up(lab.Options{InsideQueues: o.Queues, OutsideQueues: o.Queues}); err != nil {
+		return err
+	}
+	if l.dir, err = os.MkdirTemp("", "sluice-lab-"); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	l.config = filepath.Join(l.dir, "sluice.yaml")
+	l.socket = filepath.Join(l.dir, "control.sock")
+	if err := os.WriteFile(l.config, []byte(lab.Config(l.socket)), 0o644); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	began := time.Now()
+	l.gateway, err = startGateway(ctx, l.top.Gateway, o.Binary, l.config, filepath.Join(l.dir, "notify.sock"))
+	l.ready = time.Since(began)
+	return err
+}
+
+// close stops the gateway, removes the lab and returns what went wrong,
+// the checker's verdict included.
+func (l *running) close() error {
+	var errs []error
+	if l.gateway != nil {
+		errs = append(errs, l.gateway.stop())
+	}
+	if l.top != nil {
+		errs = append(errs, l.top.Close())
+	}
+	if l.dir != "" {
+		errs = append(errs, os.RemoveAll(l.dir))
+	}
+	return errors.Join(errs...)
+}
