@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Names of the steps that fill the steering program's maps, for errors.
@@ -120,10 +121,17 @@ type prefixKey struct {
 	Address [4]byte
 }
 
+// enum route of the C source.
+const (
+	routeKernel uint32 = iota
+	routeWorker
+)
+
 // SetRoutes makes routes the whole set. Only differences are written, additions
 // and changes before deletions, so that a destination which stays routed never
-// loses its route. After an error the set is between the old and the new one;
-// calling again goes on from there.
+// loses its route; what does not fit beside the old set waits for the
+// deletions. After an error the set is between the old and the new one; calling
+// again goes on from there.
 func (s *Steering) SetRoutes(routes []SteeringRoute) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,20 +140,41 @@ func (s *Steering) SetRoutes(routes []SteeringRoute) error {
 		if !r.Prefix.IsValid() || !r.Prefix.Addr().Is4() {
 			return fmt.Errorf("route %s: steering takes IPv4 prefixes", r.Prefix)
 		}
-		p := r.Prefix.Masked()
-		wanted[p] = r.ToWorker
-		if old, there := s.routes[p]; there && old == r.ToWorker {
+		wanted[r.Prefix.Masked()] = r.ToWorker
+	}
+	added := s.addRoutes(wanted)
+	if added != nil && !errors.Is(added, unix.ENOSPC) {
+		return added
+	}
+	if err := s.deleteRoutes(wanted); err != nil {
+		return err
+	}
+	if added != nil {
+		return s.addRoutes(wanted)
+	}
+	return nil
+}
+
+// addRoutes writes the routes that are missing or differ.
+func (s *Steering) addRoutes(wanted map[netip.Prefix]bool) error {
+	for p, toWorker := range wanted {
+		if old, there := s.routes[p]; there && old == toWorker {
 			continue
 		}
-		var value uint32 // ROUTE_KERNEL
-		if r.ToWorker {
-			value = 1 // ROUTE_WORKER
+		verdict := routeKernel
+		if toWorker {
+			verdict = routeWorker
 		}
-		if err := s.maps.Routes.Put(routeKey(p), value); err != nil {
+		if err := s.maps.Routes.Put(routeKey(p), verdict); err != nil {
 			return fmt.Errorf("route %s: %s: %w: at most %d routes fit", p, callMapUpdate, err, s.config.MaxRoutes)
 		}
-		s.routes[p] = r.ToWorker
+		s.routes[p] = toWorker
 	}
+	return nil
+}
+
+// deleteRoutes removes the routes that are not wanted.
+func (s *Steering) deleteRoutes(wanted map[netip.Prefix]bool) error {
 	for p := range s.routes {
 		if _, stays := wanted[p]; stays {
 			continue
