@@ -2,11 +2,13 @@ package lab
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,12 +154,19 @@ func TestCloseRemovesTheName(t *testing.T) {
 
 // runEnv makes the test binary a second run: it makes a namespace, prints its
 // path and stays.
-const runEnv = "SLUICE_LAB_TEST_RUN"
+const (
+	runEnv   = "SLUICE_LAB_TEST_RUN"
+	runTitle = "a test of the lab"
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(runEnv) != "" {
 		n, err := NewNamespace("other")
 		if err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+		if err := SetTitle(runTitle); err != nil {
 			println(err.Error())
 			os.Exit(1)
 		}
@@ -228,6 +237,31 @@ func TestSignalsRemoveEverything(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%v left %s: %v", sig, path, err)
 		}
+	}
+}
+
+// TestRunsAndStop lists the second run by its title and has it end.
+func TestRunsAndStop(t *testing.T) {
+	RequireRoot(t)
+	cmd, path := otherRun(t)
+	runs, err := Runs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.Index(runs, Run{cmd.Process.Pid, runTitle})
+	if i < 0 {
+		t.Fatalf("runs are %v, without process %d", runs, cmd.Process.Pid)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := runs[i].Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the stopped run left %s: %v", path, err)
+	}
+	if err := runs[i].Stop(ctx); err != nil {
+		t.Errorf("stopping a run that is over: %v", err)
 	}
 }
 
