@@ -8,10 +8,16 @@ import (
 )
 
 // Rule is a prefix of the configuration and the line it stands in, which
-// Decision hands back. Line 0 means that it stands nowhere: a default.
+// Decision hands back.
 type Rule struct {
 	Prefix netip.Prefix
 	Line   int
+}
+
+// NodeRule is an address of the configuration and the line it stands in.
+type NodeRule struct {
+	Address netip.Addr
+	Line    int
 }
 
 // PolicyConfig is what a Policy is compiled from. Host bits of prefixes are
@@ -19,12 +25,12 @@ type Rule struct {
 // a list names a prefix twice, the first line counts.
 type PolicyConfig struct {
 	Enabled     bool
-	EnabledLine int // of masquerade.enabled
+	EnabledLine int // of masquerade.enabled, 0 where it is the default
 
-	Sources       []Rule // only these are masqueraded
-	NoNATSources  []Rule // and of these, not those
-	NativeRouting []Rule // destinations that see the true source
-	Nodes         []Rule // cluster nodes, likewise; /32 for an address
+	Sources       []Rule     // only these are masqueraded
+	NoNATSources  []Rule     // and of these, not those
+	NativeRouting []Rule     // destinations that see the true source
+	Nodes         []NodeRule // cluster nodes, likewise
 
 	// IPMasq is the content of an ip-masq-agent configuration file, nil where
 	// none is configured. Its word on link-local destinations replaces
@@ -35,30 +41,10 @@ type PolicyConfig struct {
 	LinkLocalLine       int // of masquerade.masquerade-link-local
 }
 
-// IPMasqConfig is ip-masq-agent's configuration. Lines are those of its file.
+// IPMasqConfig is ip-masq-agent's configuration.
 type IPMasqConfig struct {
-	NonMasquerade       []Rule // nonMasqueradeCIDRs
-	MasqueradeLinkLocal bool   // masqLinkLocal
-	LinkLocalLine       int
-}
-
-// DefaultIPMasq is what ip-masq-agent does where its file is missing or empty.
-// A file that is there counts alone, and nothing is added to its list but
-// link-local.
-func DefaultIPMasq() *IPMasqConfig {
-	c := &IPMasqConfig{}
-	for _, s := range []string{
-		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
-		"100.64.0.0/10",                                     // RFC 6598
-		"192.0.0.0/24",                                      // RFC 6890
-		"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", // RFC 5737
-		"192.88.99.0/24", // RFC 7526
-		"198.18.0.0/15",  // RFC 2544
-		"240.0.0.0/4",    // RFC 1112
-	} {
-		c.NonMasquerade = append(c.NonMasquerade, Rule{Prefix: netip.MustParsePrefix(s)})
-	}
-	return c
+	NonMasquerade []netip.Prefix // nonMasqueradeCIDRs
+	MasqLinkLocal bool           // false: link-local is one of them
 }
 
 // linkLocal is RFC 3927's prefix: 169.254.0.0/16.
@@ -105,9 +91,9 @@ func (k RuleKind) String() string {
 }
 
 // Decision is what the policy says about one source and destination, and why.
-// Line is where the deciding rule stands: for RuleIPMasqAgent in the agent's
-// file, otherwise in ours; 0 where it is a default or the absence of a rule. A
-// masqueraded packet has the line of the `sources` entry it matched.
+// Line is where the deciding rule stands in the configuration; 0 where that is a
+// default, the absence of a rule, or the ip-masq-agent's file. A masqueraded
+// packet has the line of the `sources` entry it matched.
 type Decision struct {
 	Masquerade bool
 	Rule       RuleKind
@@ -150,11 +136,15 @@ func NewPolicy(c PolicyConfig) *Policy {
 	p.sources.addAll(c.Sources)
 	p.noNAT.addAll(c.NoNATSources)
 	p.native.addAll(c.NativeRouting)
-	p.nodes.addAll(c.Nodes)
+	for _, n := range c.Nodes {
+		p.nodes.add(netip.PrefixFrom(n.Address, n.Address.BitLen()), n.Line)
+	}
 	if c.IPMasq != nil {
-		p.ipMasq.addAll(c.IPMasq.NonMasquerade)
-		if !c.IPMasq.MasqueradeLinkLocal {
-			p.ipMasq.add(netip.PrefixFrom(address(linkLocal), 16), c.IPMasq.LinkLocalLine)
+		for _, prefix := range c.IPMasq.NonMasquerade {
+			p.ipMasq.add(prefix, 0)
+		}
+		if !c.IPMasq.MasqLinkLocal {
+			p.ipMasq.add(netip.PrefixFrom(address(linkLocal), 16), 0)
 		}
 		p.linkLocal = true // the agent's list has the last word on it
 	}

@@ -29,7 +29,7 @@ func TestPolicyRules(t *testing.T) {
 			Sources:       rules(10, "10.20.30.0/24", "10.20.0.0/16"),
 			NoNATSources:  rules(20, "10.20.30.128/25"),
 			NativeRouting: rules(30, "10.0.0.0/8", "198.51.100.0/24"),
-			Nodes:         rules(40, "192.0.2.10/32", "10.9.9.9/32"),
+			Nodes:         []NodeRule{{netip.MustParseAddr("192.0.2.10"), 40}, {netip.MustParseAddr("10.9.9.9"), 41}},
 			LinkLocalLine: 50,
 		}
 		edit(&c)
@@ -38,7 +38,10 @@ func TestPolicyRules(t *testing.T) {
 	plain := func(*PolicyConfig) {}
 	agent := func(masqLinkLocal bool, list ...string) func(*PolicyConfig) {
 		return func(c *PolicyConfig) {
-			c.IPMasq = &IPMasqConfig{NonMasquerade: rules(60, list...), MasqueradeLinkLocal: masqLinkLocal, LinkLocalLine: 70}
+			c.IPMasq = &IPMasqConfig{MasqLinkLocal: masqLinkLocal}
+			for _, s := range list {
+				c.IPMasq.NonMasquerade = append(c.IPMasq.NonMasquerade, netip.MustParsePrefix(s))
+			}
 		}
 	}
 	const pod, other, excluded = "10.20.30.5", "172.31.0.1", "10.20.30.200"
@@ -62,20 +65,20 @@ func TestPolicyRules(t *testing.T) {
 		{"native routing before ip-masq-agent", agent(false, "10.0.0.0/8"), pod, "10.1.1.1", Decision{false, RuleNativeRouting, 30}},
 		{"node", plain, pod, "192.0.2.10", Decision{false, RuleNode, 40}},
 		{"the node's neighbour is no node", plain, pod, "192.0.2.11", Decision{true, RuleMasquerade, 10}},
-		{"ip-masq-agent before node", agent(false, "192.0.2.0/24"), pod, "192.0.2.10", Decision{false, RuleIPMasqAgent, 60}},
-		{"ip-masq-agent with host bits set", agent(false, "203.0.113.77/24"), pod, "203.0.113.1", Decision{false, RuleIPMasqAgent, 60}},
+		{"ip-masq-agent before node", agent(false, "192.0.2.0/24"), pod, "192.0.2.10", Decision{false, RuleIPMasqAgent, 0}},
+		{"ip-masq-agent with host bits set", agent(false, "203.0.113.77/24"), pod, "203.0.113.1", Decision{false, RuleIPMasqAgent, 0}},
 		{"ip-masq-agent's list alone counts", agent(false), pod, "192.168.1.1", Decision{true, RuleMasquerade, 10}},
 		{"link-local", plain, pod, "169.254.169.254", Decision{false, RuleLinkLocal, 50}},
 		{"link-local ends at 169.254.255.255", plain, pod, "169.255.0.0", Decision{true, RuleMasquerade, 10}},
 		{"link-local begins at 169.254.0.0", plain, pod, "169.253.255.255", Decision{true, RuleMasquerade, 10}},
 		{"masquerade-link-local", func(c *PolicyConfig) { c.MasqueradeLinkLocal = true }, pod, "169.254.169.254", Decision{true, RuleMasquerade, 10}},
-		{"ip-masq-agent adds link-local", agent(false), pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 70}},
+		{"ip-masq-agent adds link-local", agent(false), pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 0}},
 		{"ip-masq-agent's masqLinkLocal", agent(true), pod, "169.254.1.1", Decision{true, RuleMasquerade, 10}},
 		{"ip-masq-agent's word overrides masquerade-link-local", func(c *PolicyConfig) {
 			c.MasqueradeLinkLocal = true
 			agent(false)(c)
-		}, pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 70}},
-		{"ip-masq-agent's own link-local entry", agent(true, "169.254.1.0/24"), pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 60}},
+		}, pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 0}},
+		{"ip-masq-agent's own link-local entry", agent(true, "169.254.1.0/24"), pod, "169.254.1.1", Decision{false, RuleIPMasqAgent, 0}},
 		{"the first of two equal prefixes is named", func(c *PolicyConfig) { c.NativeRouting = rules(30, "9.0.0.0/8", "9.0.0.0/8") }, pod, "9.9.9.9", Decision{false, RuleNativeRouting, 30}},
 		{"0.0.0.0/0 as native routing masquerades nothing", func(c *PolicyConfig) { c.NativeRouting = rules(30, "0.0.0.0/0") }, pod, "1.1.1.1", Decision{false, RuleNativeRouting, 30}},
 		{"an IPv6 prefix of the agent's matches nothing", agent(false, "::/0"), pod, "1.1.1.1", Decision{true, RuleMasquerade, 10}},
@@ -105,20 +108,6 @@ func TestPolicyIncident(t *testing.T) {
 	c.Enabled = false
 	if d := NewPolicy(c).Decide(pod, addr("1.1.1.1")); d.Masquerade || d.Rule != RuleDisabled {
 		t.Errorf("with the remedy of the time: %+v, want disabled", d)
-	}
-}
-
-func TestPolicyDefaultIPMasq(t *testing.T) {
-	p := NewPolicy(PolicyConfig{Enabled: true, Sources: rules(1, "10.0.0.0/8"), IPMasq: DefaultIPMasq()})
-	for dst, masquerade := range map[string]bool{
-		"10.255.0.1": false, "172.16.0.1": false, "172.31.255.255": false, "172.32.0.0": true,
-		"192.168.0.1": false, "100.64.0.1": false, "100.128.0.0": true, "192.0.0.1": false, "192.0.1.0": true,
-		"192.0.2.1": false, "192.88.99.1": false, "198.18.0.1": false, "198.19.255.255": false, "198.20.0.0": true,
-		"198.51.100.1": false, "203.0.113.1": false, "240.0.0.1": false, "169.254.0.1": false, "8.8.8.8": true,
-	} {
-		if d := p.Decide(addr("10.0.0.1"), addr(dst)); d.Masquerade != masquerade {
-			t.Errorf("towards %s: %+v, want masquerade %v", dst, d, masquerade)
-		}
 	}
 }
 
@@ -152,16 +141,19 @@ func naive(c PolicyConfig, src, dst uint32) Decision {
 		return Decision{Rule: RuleNativeRouting, Line: line}
 	}
 	if c.IPMasq != nil {
-		list := c.IPMasq.NonMasquerade
-		if !c.IPMasq.MasqueradeLinkLocal {
-			list = append(list[:len(list):len(list)], Rule{netip.MustParsePrefix("169.254.0.0/16"), c.IPMasq.LinkLocalLine})
+		for _, prefix := range c.IPMasq.NonMasquerade {
+			if prefix.Contains(address(dst)) {
+				return Decision{Rule: RuleIPMasqAgent}
+			}
 		}
-		if line, ok := match(list, dst); ok {
-			return Decision{Rule: RuleIPMasqAgent, Line: line}
+		if isLinkLocal && !c.IPMasq.MasqLinkLocal {
+			return Decision{Rule: RuleIPMasqAgent}
 		}
 	}
-	if line, ok := match(c.Nodes, dst); ok {
-		return Decision{Rule: RuleNode, Line: line}
+	for _, n := range c.Nodes {
+		if n.Address == address(dst) {
+			return Decision{Rule: RuleNode, Line: int32(n.Line)}
+		}
 	}
 	if c.IPMasq == nil && isLinkLocal && !c.MasqueradeLinkLocal {
 		return Decision{Rule: RuleLinkLocal, Line: int32(c.LinkLocalLine)}
@@ -175,19 +167,25 @@ func TestPolicyAgainstNaive(t *testing.T) {
 		base := rapid.SampledFrom([]uint32{10 << 24, 10<<24 | 1<<16, 192<<24 | 168<<16, linkLocal, 1 << 24}).Draw(t, "network")
 		return base | rapid.SampledFrom([]uint32{0, 1, 2, 0x80, 0xff, 0x100, 0x1ff, 0xffff}).Draw(t, "host")
 	})
-	list := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Rule {
+	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
 		bits := rapid.SampledFrom([]int{0, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32}).Draw(t, "bits")
-		return Rule{netip.PrefixFrom(address(address4.Draw(t, "prefix")), bits).Masked(), rapid.IntRange(1, 999).Draw(t, "line")}
+		return netip.PrefixFrom(address(address4.Draw(t, "prefix")), bits).Masked()
+	})
+	list := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Rule {
+		return Rule{prefix.Draw(t, "rule"), rapid.IntRange(1, 999).Draw(t, "line")}
+	}), 0, 6)
+	nodes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) NodeRule {
+		return NodeRule{address(address4.Draw(t, "node")), rapid.IntRange(1, 999).Draw(t, "line")}
 	}), 0, 6)
 	rapid.Check(t, func(t *rapid.T) {
 		c := PolicyConfig{
 			Enabled: rapid.SampledFrom([]bool{true, true, true, false}).Draw(t, "enabled"), EnabledLine: 1,
 			Sources: list.Draw(t, "sources"), NoNATSources: list.Draw(t, "no-nat-sources"),
-			NativeRouting: list.Draw(t, "native-routing-cidrs"), Nodes: list.Draw(t, "nodes"),
+			NativeRouting: list.Draw(t, "native-routing-cidrs"), Nodes: nodes.Draw(t, "nodes"),
 			MasqueradeLinkLocal: rapid.Bool().Draw(t, "masquerade-link-local"), LinkLocalLine: 2,
 		}
 		if rapid.Bool().Draw(t, "ip-masq-agent") {
-			c.IPMasq = &IPMasqConfig{list.Draw(t, "nonMasqueradeCIDRs"), rapid.Bool().Draw(t, "masqLinkLocal"), 3}
+			c.IPMasq = &IPMasqConfig{rapid.SliceOfN(prefix, 0, 6).Draw(t, "nonMasqueradeCIDRs"), rapid.Bool().Draw(t, "masqLinkLocal")}
 		}
 		p := NewPolicy(c)
 		for range 20 {
@@ -220,7 +218,7 @@ func TestRuleWords(t *testing.T) {
 }
 
 func TestPolicyAllocs(t *testing.T) {
-	p := NewPolicy(PolicyConfig{Enabled: true, Sources: rules(1, "10.0.0.0/8"), NativeRouting: rules(2, "10.0.0.0/8"), IPMasq: DefaultIPMasq()})
+	p := NewPolicy(PolicyConfig{Enabled: true, Sources: rules(1, "10.0.0.0/8"), NativeRouting: rules(2, "10.0.0.0/8"), IPMasq: &IPMasqConfig{NonMasquerade: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("172.16.0.0/12")}}})
 	src, dst := addr("10.0.0.1"), addr("1.1.1.1")
 	if n := testing.AllocsPerRun(100, func() {
 		p.Decide(src, dst)
@@ -231,7 +229,7 @@ func TestPolicyAllocs(t *testing.T) {
 }
 
 func BenchmarkDecide(b *testing.B) {
-	p := NewPolicy(PolicyConfig{Enabled: true, Sources: rules(1, "10.20.0.0/16"), NativeRouting: rules(2, "10.0.0.0/8"), IPMasq: DefaultIPMasq()})
+	p := NewPolicy(PolicyConfig{Enabled: true, Sources: rules(1, "10.20.0.0/16"), NativeRouting: rules(2, "10.0.0.0/8"), IPMasq: &IPMasqConfig{NonMasquerade: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("172.16.0.0/12")}}})
 	src, dst := addr("10.20.30.5"), addr("1.1.1.1")
 	for b.Loop() {
 		p.Decide(src, dst)
