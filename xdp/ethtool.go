@@ -73,6 +73,13 @@ const (
 	featureZeroCopy = 1 << 3 // NETDEV_XDP_ACT_XSK_ZEROCOPY
 )
 
+// genlHeader is struct genlmsghdr: command, version and two reserved bytes,
+// which this family wants to be zero and nl.Genlmsg leaves to chance.
+type genlHeader [nl.SizeofGenlmsg]byte
+
+func (h genlHeader) Len() int          { return len(h) }
+func (h genlHeader) Serialize() []byte { return h[:] }
+
 // xdpFeatures asks the kernel what XDP features a driver announces. Kernels
 // before 6.3 do not have the question.
 func xdpFeatures(ifindex int) (uint64, error) {
@@ -81,7 +88,7 @@ func xdpFeatures(ifindex int) (uint64, error) {
 		return 0, err
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), 0)
-	req.AddData(&nl.Genlmsg{Command: netdevCmdDevGet, Version: 1})
+	req.AddData(genlHeader{netdevCmdDevGet, 1})
 	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(ifindex))))
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {

@@ -68,6 +68,9 @@ func (cfg *SocketConfig) check() error {
 		return &SetupError{Interface: name, Queue: q,
 			Err:    fmt.Errorf("the interface has %d RX and %d TX queues", cfg.NIC.RXQueues, cfg.NIC.TXQueues),
 			Remedy: "see `ethtool -l " + name + "`"}
+	case cfg.Mode != ModeGeneric && cfg.NIC.FeaturesKnown && !cfg.NIC.NativeXDP:
+		return refuse(name, "the driver "+cfg.NIC.Driver+" has no native XDP",
+			"use mode generic if its drawbacks are acceptable, or another NIC")
 	}
 	return nil
 }

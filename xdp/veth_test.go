@@ -2,17 +2,13 @@ package xdp
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"sluice/internal/lab"
 )
@@ -55,46 +51,89 @@ func probe(t *testing.T, n *lab.Namespace, name string) (nic *NIC) {
 	return nic
 }
 
-// redirect attaches a program to a port that sends every frame to the socket of
-// the queue that it arrived on, and passes it to the kernel where there is none.
+// redirector is a program that sends every frame to the socket of the queue that
+// it arrived on, and passes it to the kernel where there is none.
+type redirector struct {
+	sockets *ebpf.Map
+	program *ebpf.Program
+	link    link.Link
+}
+
+func newRedirector(nic *NIC) (_ *redirector, err error) {
+	r := new(redirector)
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	r.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 16})
+	if err != nil {
+		return nil, setupError(nic.Name, -1, callMapCreate, err)
+	}
+	r.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:    ebpf.XDP,
+		License: "Apache-2.0",
+		Instructions: asm.Instructions{
+			asm.LoadMem(asm.R2, asm.R1, 16, asm.Word), // xdp_md.rx_queue_index
+			asm.LoadMapPtr(asm.R1, r.sockets.FD()),
+			asm.Mov.Imm(asm.R3, 2), // XDP_PASS
+			asm.FnRedirectMap.Call(),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return nil, setupError(nic.Name, -1, callProgramLoad, err)
+	}
+	r.link, err = link.AttachXDP(link.XDPOptions{Program: r.program, Interface: nic.Ifindex, Flags: link.XDPDriverMode})
+	if err != nil {
+		return nil, setupError(nic.Name, -1, callAttach, err)
+	}
+	return r, nil
+}
+
+func (r *redirector) close() {
+	if r.link != nil {
+		r.link.Close()
+	}
+	if r.program != nil {
+		r.program.Close()
+	}
+	if r.sockets != nil {
+		r.sockets.Close()
+	}
+}
+
+// redirect steers all frames of a NIC to the sockets of its ports.
 func redirect(t *testing.T, n *lab.Namespace, nic *NIC, ports ...*Port) {
 	t.Helper()
 	in(t, n, func() error {
-		sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 16})
+		r, err := newRedirector(nic)
 		if err != nil {
 			return err
 		}
-		t.Cleanup(func() { sockets.Close() })
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Type:    ebpf.XDP,
-			License: "Apache-2.0",
-			Instructions: asm.Instructions{
-				asm.LoadMem(asm.R2, asm.R1, 16, asm.Word), // xdp_md.rx_queue_index
-				asm.LoadMapPtr(asm.R1, sockets.FD()),
-				asm.Mov.Imm(asm.R3, 2), // XDP_PASS
-				asm.FnRedirectMap.Call(),
-				asm.Return(),
-			},
-		})
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { prog.Close() })
+		t.Cleanup(r.close)
 		for _, p := range ports {
 			for _, s := range p.Sockets() {
 				if !s.Receives() {
 					continue
 				}
-				if err := sockets.Put(uint32(s.Queue()), uint32(s.FD())); err != nil {
+				if err := r.sockets.Put(uint32(s.Queue()), uint32(s.FD())); err != nil {
 					return fmt.Errorf("queue %d: %w", s.Queue(), err)
 				}
 			}
 		}
-		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: nic.Ifindex, Flags: link.XDPDriverMode})
+		return nil
+	})
+}
+
+// attachOnce attaches a program and takes it off again.
+func attachOnce(n *lab.Namespace, nic *NIC) error {
+	return n.Do(func() error {
+		r, err := newRedirector(nic)
 		if err != nil {
-			return setupError(nic.Name, -1, callAttach, err)
+			return err
 		}
-		t.Cleanup(func() { l.Close() })
+		r.close()
 		return nil
 	})
 }
@@ -346,250 +385,6 @@ func receive(t *testing.T, w *worker, p *Port, n int) int {
 	return got
 }
 
-// TestLinkDownAndUp: descriptors that are pending when the link goes down cost
-// no system calls meanwhile, and are sent when it is up again.
-func TestLinkDownAndUp(t *testing.T) {
-	c := newChain(t, 256)
-	p := c.g.ports[1]
-	if err := c.nsG.SetDown("g1"); err != nil {
-		t.Fatal(err)
-	}
-	if n := c.g.send(t, p, 0, 10, length); n != 10 {
-		t.Fatalf("queued %d", n)
-	}
-	p.Flush() // finds out
-	if p.State() != StateDown || p.Pending() != 10 {
-		t.Fatalf("state %v, %d pending", p.State(), p.Pending())
-	}
-	if n := c.g.send(t, p, 10, 10, length); n != 0 {
-		t.Errorf("a port that is down took %d frames", n)
-	}
-	start, deadline := time.Now(), p.tx.probe
-	rounds := 0
-	for ; time.Since(start) < 50*time.Millisecond; rounds++ {
-		p.Flush()
-	}
-	if p.tx.probe != deadline {
-		t.Error("tried again at once")
-	}
-	if rounds < 1000 {
-		t.Errorf("only %d flushes in 50 ms: they do more than look at the clock", rounds)
-	}
-	if a := audit(t, c.g.u); a.TX != 10 {
-		t.Errorf("while down: %+v", a)
-	}
-	if err := c.nsG.SetUp("g1"); err != nil {
-		t.Fatal(err)
-	}
-	p.SetUp(true)
-	p.Flush()
-	if got := receive(t, c.b, c.b.ports[0], 10); got != 10 {
-		t.Errorf("%d of 10 frames arrived after the link was up", got)
-	}
-	settle(t, c.g)
-	settle(t, c.b)
-
-	// Without a word from anybody the port finds out by itself.
-	if err := c.nsG.SetDown("g1"); err != nil {
-		t.Fatal(err)
-	}
-	c.g.send(t, p, 20, 3, length)
-	p.Flush()
-	if p.State() != StateDown {
-		t.Fatalf("state %v", p.State())
-	}
-	if err := c.nsG.SetUp("g1"); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(2 * time.Second); p.State() != StateUp; time.Sleep(time.Millisecond) {
-		if p.Flush(); time.Now().After(deadline) {
-			t.Fatal("still down")
-		}
-	}
-	p.Flush()
-	if got := receive(t, c.b, c.b.ports[0], 3); got != 3 {
-		t.Errorf("%d of 3 frames arrived", got)
-	}
-}
-
-// TestPeerDown: without carrier the kernel drops frame by frame (EBUSY). They
-// all come back.
-func TestPeerDown(t *testing.T) {
-	c := newChain(t, 256)
-	if err := c.nsB.SetDown("b0"); err != nil {
-		t.Fatal(err)
-	}
-	p := c.g.ports[1]
-	if n := c.g.send(t, p, 0, 40, length); n != 40 {
-		t.Fatalf("queued %d", n)
-	}
-	settle(t, c.g)
-	if p.State() == StateGone {
-		t.Errorf("state %v", p.State())
-	}
-	t.Logf("state %v, %d frames wasted", p.State(), p.tx.Wasted())
-}
-
-// TestDeviceDeleted deletes a device under traffic: its port is gone without a
-// spin or a panic, its frames come back, and the UMEM serves a new device.
-func TestDeviceDeleted(t *testing.T) {
-	c := newChain(t, 256)
-	p := c.g.ports[1]
-	for i := range 20 {
-		c.g.send(t, p, uint64(i*32), 32, length)
-		if i == 10 {
-			in(t, c.nsG, func() error {
-				l, err := netlink.LinkByName("g1")
-				if err != nil {
-					return err
-				}
-				return netlink.LinkDel(l)
-			})
-		}
-		p.Flush()
-		audit(t, c.g.u)
-	}
-	if p.State() != StateGone {
-		t.Fatalf("state %v", p.State())
-	}
-	start := time.Now()
-	waiter, err := NewWaiter(WaiterConfig{Ports: c.g.ports, Spin: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer waiter.Close()
-	for range 3 {
-		waiter.Sleep(20 * time.Millisecond)
-	}
-	if d := time.Since(start); d < 40*time.Millisecond {
-		t.Errorf("three sleeps of 20 ms took %v: a deleted device makes poll spin", d)
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	if a := audit(t, c.g.u); a.TX != 0 || a.Fill != 256 || a.Strays != 0 {
-		t.Errorf("after closing the port: %+v", a)
-	}
-
-	cable(t, c.nsG, "g1", c.nsB, "b1", lab.VethOptions{})
-	g1 := probe(t, c.nsG, "g1")
-	in(t, c.nsG, func() (err error) {
-		c.g.ports[1], err = c.g.u.OpenPort(PortConfig{NIC: g1, RX: []int{0}, RingSize: 256})
-		return err
-	})
-	b1 := probe(t, c.nsB, "b1")
-	w := open(t, c.nsB, WorkerPlan{{NIC: b1, RX: []int{0}}}, 256)
-	redirect(t, c.nsB, b1, w.ports[0])
-	c.g.send(t, c.g.ports[1], 0, 7, length)
-	c.g.ports[1].Flush()
-	if got := receive(t, w, w.ports[0], 7); got != 7 {
-		t.Errorf("%d of 7 frames left by the new device", got)
-	}
-	settle(t, c.g)
-}
-
-// TestFirstSocketGone: the socket that registered the UMEM loses its device, and
-// a new one shares the UMEM through another.
-func TestFirstSocketGone(t *testing.T) {
-	c := newChain(t, 256)
-	in(t, c.nsG, func() error {
-		l, err := netlink.LinkByName("g0")
-		if err != nil {
-			return err
-		}
-		return netlink.LinkDel(l)
-	})
-	cable(t, c.nsA, "a1", c.nsG, "g2", lab.VethOptions{})
-	g2 := probe(t, c.nsG, "g2")
-	in(t, c.nsG, func() error {
-		p, err := c.g.u.OpenPort(PortConfig{NIC: g2, RX: []int{0}, RingSize: 256})
-		if err == nil {
-			c.g.ports = append(c.g.ports, p)
-		}
-		return err
-	})
-	a := audit(t, c.g.u)
-	if a.Fill != 3*256 {
-		t.Errorf("%+v", a)
-	}
-	if err := c.g.ports[0].Close(); err != nil {
-		t.Error(err)
-	}
-	if a := audit(t, c.g.u); a.Fill != 2*256 {
-		t.Errorf("%+v", a)
-	}
-}
-
-// TestQueueTaken: a queue that somebody holds is refused with the remedy, after
-// waiting for it; a queue that is just being let go is had.
-func TestQueueTaken(t *testing.T) {
-	c := newChain(t, 256)
-	g0 := c.g.ports[0].NIC()
-	other, err := NewUMEM(UMEMConfig{Frames: 2048, FrameSize: smallFrame})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := SocketConfig{NIC: g0, Mode: ModeCopy, RingSize: 256, RX: true, TX: true}
-	var s *Socket
-	start := time.Now()
-	err = c.nsG.Do(func() (err error) {
-		s, err = other.Open(cfg)
-		return err
-	})
-	var e *SetupError
-	if !errors.As(err, &e) || !errors.Is(err, unix.EBUSY) || e.Interface != "g0" || e.Queue != 0 || e.Remedy == "" {
-		t.Fatalf("error %v", err)
-	}
-	t.Log(err)
-	if d := time.Since(start); d < time.Second {
-		t.Errorf("gave up after %v", d)
-	}
-	if a := audit(t, other); a.Free != a.Total {
-		t.Errorf("after the failure: %+v", a)
-	}
-	if err := c.g.ports[0].Close(); err != nil {
-		t.Error(err)
-	}
-	in(t, c.nsG, func() (err error) {
-		s, err = other.Open(cfg)
-		return err
-	})
-	if err := other.Close(); err == nil {
-		t.Error("closed a UMEM under an open socket")
-	}
-	if err := errors.Join(s.Close(), other.Close()); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestFramesOfClosedSocketComeBack: what could not be sent before the close is
-// free after the queue was bound anew, no earlier.
-func TestFramesOfClosedSocketComeBack(t *testing.T) {
-	c := newChain(t, 256)
-	p := c.g.ports[1]
-	if err := c.nsG.SetDown("g1"); err != nil {
-		t.Fatal(err)
-	}
-	c.g.send(t, p, 0, 9, length)
-	p.Flush()
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
-	if a := audit(t, c.g.u); a.TX != 9 || a.Fill != 256 {
-		t.Errorf("after the close: %+v", a)
-	}
-	if err := c.nsG.SetUp("g1"); err != nil {
-		t.Fatal(err)
-	}
-	in(t, c.nsG, func() (err error) {
-		c.g.ports[1], err = c.g.u.OpenPort(PortConfig{NIC: p.NIC(), RX: []int{0}, RingSize: 256})
-		return err
-	})
-	if a := audit(t, c.g.u); a.TX != 0 || a.Fill != 512 {
-		t.Errorf("after binding anew: %+v", a)
-	}
-}
-
 // TestHotPathAllocatesNothing counts allocations over real rings.
 func TestHotPathAllocatesNothing(t *testing.T) {
 	c := newChain(t, 256)
@@ -598,7 +393,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer waiter.Close()
-	round := func(from *worker, work func()) float64 {
+	round := func(work func()) float64 {
 		return testing.AllocsPerRun(200, func() {
 			c.a.send(t, c.a.ports[0], 1, 32, length)
 			c.a.ports[0].Flush()
@@ -609,7 +404,7 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		})
 	}
 	moved := 0
-	if n := round(c.a, func() {
+	if n := round(func() {
 		moved += c.g.forward(c.g.ports[0], c.g.ports[1])
 		c.g.ports[0].Flush()
 		c.g.ports[1].Flush()
@@ -626,27 +421,12 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 	if err := c.nsG.SetDown("g1"); err != nil {
 		t.Fatal(err)
 	}
-	if n := round(c.a, func() {
+	if n := round(func() {
 		c.g.forward(c.g.ports[0], c.g.ports[1])
 		c.g.ports[1].SetUp(true)
 		c.g.ports[0].Flush()
 		c.g.ports[1].Flush()
 	}); n != 0 {
 		t.Errorf("%v allocations a round while the link is down", n)
-	}
-}
-
-// TestProbeVeth checks what is found out about a veth whose peer is elsewhere.
-func TestProbeVeth(t *testing.T) {
-	nsA, nsG := namespace(t, "a"), namespace(t, "g")
-	mac := net.HardwareAddr{2, 0, 0, 0, 0, 7}
-	cable(t, nsA, "a0", nsG, "g0", lab.VethOptions{MTU: 1400, MACB: mac})
-	n := probe(t, nsG, "g0")
-	t.Logf("%+v", *n)
-	if n.Name != "g0" || n.Driver != "veth" || !n.Virtual || n.MTU != 1400 || !n.Up || n.Ifindex == 0 || n.MAC != [6]byte(mac) {
-		t.Errorf("%+v", *n)
-	}
-	if n.FeaturesKnown && (!n.NativeXDP || n.ZeroCopy) {
-		t.Errorf("features of a veth: %+v", *n)
 	}
 }
