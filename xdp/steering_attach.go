@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -113,24 +114,21 @@ func (s *Steering) Detach(port int) error {
 }
 
 // Pinned says whether the program outlives the process on every attached port,
-// and if not, why.
-func (s *Steering) Pinned() (bool, string) {
+// and the directory of the pins, or why it does not.
+func (s *Steering) Pinned() (pinned bool, where string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	pinned := false
+	where = "nothing is attached"
 	for _, a := range s.attached {
 		switch {
 		case a == nil:
 		case a.path == "":
 			return false, a.unpinned
 		default:
-			pinned = true
+			pinned, where = true, filepath.Dir(filepath.Dir(a.path))
 		}
 	}
-	if !pinned {
-		return false, "nothing is attached"
-	}
-	return true, ""
+	return pinned, where
 }
 
 func (p *SteeringPort) flags() link.XDPAttachFlags {
