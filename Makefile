@@ -1,0 +1,76 @@
+# Sluice. `make help` lists the targets.
+
+GO     ?= go
+BINARY := bin/sluice
+
+# The version is a tag's; between tags the commit says it, which Go stamps
+# itself. Where git does not trust the checkout, Go could not read it either and
+# would refuse to build.
+VERSION := $(shell git describe --tags --dirty 2>/dev/null)
+VCS     := $(if $(shell git rev-parse HEAD 2>/dev/null),auto,false)
+
+# What needs root runs under sudo unless make itself is root. Nothing is built
+# as root then.
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+# The race detector needs a C compiler.
+HAVE_CC := $(shell command -v $$($(GO) env CC) 2>/dev/null)
+
+# Packages whose tests are worth a second run under the race detector: those
+# with goroutines that share memory.
+RACE ?= ./...
+
+LEFT_OUT := $(CURDIR)/bin/left-out
+FUZZTIME ?= 1m
+
+.PHONY: all build run demo test lint generate soak clean help
+
+all: build
+
+build: ## bin/sluice, static
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-X main.release=$(VERSION)' -o $(BINARY) ./cmd/sluice
+
+run: build ## the gateway in a lab of network namespaces, with real traffic (root; under a minute)
+	$(ROOT) $(BINARY) lab demo
+
+demo: build ## the same lab, kept up, with commands to try (root; ^C ends it)
+	$(ROOT) $(BINARY) lab up
+
+test: ## everything that must hold (under 10 minutes on 2 cores; all of it needs root and gcc)
+	$(GO) vet ./...
+	@mkdir -p bin && rm -f $(LEFT_OUT)
+	SLUICE_LEFT_OUT=$(LEFT_OUT) $(GO) test -count=1 -timeout 5m ./...
+ifneq ($(HAVE_CC),)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 8m $(RACE)
+else ifeq ($(CI),true)
+	@echo "make test: the race detector needs gcc; under CI=true nothing may be left out" >&2; exit 1
+else
+	@echo "the race detector, for want of a C compiler (apt-get install gcc libc6-dev)" >> $(LEFT_OUT)
+endif
+	@if [ -s $(LEFT_OUT) ]; then \
+		echo; echo "Left out:"; sort -u $(LEFT_OUT) | sed 's/^/  /'; \
+		echo "As root (sudo make test) the tests among these run, too."; \
+	fi
+
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w): $$unformatted" >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+generate: ## the eBPF objects from their C source (clang 14)
+	$(GO) generate ./xdp
+
+soak: ## every fuzz target for FUZZTIME each (default 1m)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+		done; \
+	done
+
+clean: ## what was built
+	rm -rf bin
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
