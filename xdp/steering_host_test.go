@@ -1,7 +1,7 @@
 package xdp
 
 import (
-	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -31,9 +31,7 @@ func TestSteeringHostSockets(t *testing.T) {
 	w.expect("nothing listens: SYN", tcpSegment(stranger, server, syn), verdictRedirect, "worker-held-port")
 	listener := listen(w, server)
 	w.expect("listener: SYN", tcpSegment(stranger, server, syn), verdictPass, "kernel-host-socket")
-	w.expect("listener: first fragment of a SYN", func() []byte {
-		return tcpSegment(stranger, server, syn, withFragment(5, 0, true))
-	}(), verdictPass, "kernel-host-socket")
+	w.expect("listener: first fragment of a SYN", tcpSegment(stranger, server, syn, withFragment(5, 0, true)), verdictPass, "kernel-host-socket")
 	w.expect("listener: no connection", tcpSegment(stranger, server, ack), verdictRedirect, "worker-held-port")
 	w.expect("listener: SYN and ACK answer a SYN of NAT's", tcpSegment(stranger, server, layers.TCP{SYN: true, ACK: true}), verdictRedirect, "worker-held-port")
 	w.expect("listener on another port", tcpSegment(stranger, at(sharedAddress, port+1), syn), verdictRedirect, "worker-held-port")
@@ -130,7 +128,7 @@ func bindUDP(w *world, a netip.AddrPort) (c *net.UDPConn) {
 func awaitEnd(t *testing.T, c net.Conn) {
 	t.Helper()
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, unix.ETIMEDOUT) {
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
 		t.Fatalf("the connection did not end: %v", err)
 	}
 }
