@@ -1,0 +1,247 @@
+package conntrack
+
+import (
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+)
+
+// NewFlow is what Create makes a flow of.
+type NewFlow struct {
+	Original Tuple // the packet's, as it arrived
+	Reply    Tuple // of the answers, as they will arrive
+
+	// Mapping is what the flow's source was translated by, or nil. Create
+	// takes over the caller's reference if, and only if, it makes the flow.
+	Mapping *Mapping
+
+	Kind            Kind
+	InPort, OutPort uint8 // on which original, reply packets arrive
+	TCPFlags        uint8 // of the packet
+	Service         uint16
+	Backend         uint32
+}
+
+// Create makes a flow, or finds the one that there is: existed then says so, and
+// dir which of its directions nf.Original is. Of several workers that create the
+// same flow at the same moment one does, and all get the same. Where r is not
+// None nothing has changed: FlowTableFull, or ReplyTupleTaken if another flow
+// already waits for nf.Reply.
+//
+// The first packet is not counted; Touch it like any other.
+func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
+	w.now = now
+	for try := 0; ; try++ {
+		id := w.flows.take()
+		if id == 0 {
+			return nil, 0, false, verdict.FlowTableFull
+		}
+		w.fill(id, nf, now)
+		other, out := w.attachOriginal(id, nf)
+		switch out {
+		case exists, busy:
+			w.discard(id)
+			return &w.table.flows[slotID(other)], slotDirection(other), true, verdict.None
+		case full:
+			w.discard(id)
+			return nil, 0, false, verdict.FlowTableFull
+		}
+		switch w.attachReply(id, nf) {
+		case inserted:
+			return w.publish(id), Original, false, verdict.None
+		case exists:
+			w.withdraw(id, nf)
+			return nil, 0, false, verdict.ReplyTupleTaken
+		case full:
+			w.withdraw(id, nf)
+			return nil, 0, false, verdict.FlowTableFull
+		}
+		// Busy: we gave way to a flow that is being created.
+		w.withdraw(id, nf)
+		pause(try)
+	}
+}
+
+// fill writes a free record. Nobody looks at it yet.
+func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
+	f := &w.table.flows[id]
+	f.tuple = [2]Tuple{nf.Original, nf.Reply}
+	f.mapping = 0
+	if nf.Mapping != nil {
+		f.mapping = idOf(w.table.mappings, nf.Mapping)
+	}
+	f.backend, f.service = nf.Backend, nf.Service
+	f.in, f.out = nf.InPort, nf.OutPort
+	f.created = now
+	f.generation++
+	f.seal = uint32(nf.Kind)
+	f.seal |= f.sum() << 8
+	f.nextHop[Original].Store(0)
+	f.nextHop[Reply].Store(0)
+	f.packets, f.bytes = [2]uint64{}, [2]uint64{}
+	f.window, f.maxWin = [2]window{}, [2]uint16{}
+	storeTick(&f.seen, now)
+	f.status.Store(uint32(phaseBuilding | initial(nf.Original.Proto, nf.TCPFlags)))
+}
+
+// attachOriginal inserts the original entry of flow id. Where another flow has
+// the tuple and is not complete, it waits for it; if that takes too long, since
+// its creator does not run, the flow is used as it is: its replies will find it
+// a moment later.
+func (w *Worker) attachOriginal(id uint32, nf *NewFlow) (other uint64, out outcome) {
+	k := nf.Original.key()
+	h := w.table.seed.hash(k)
+	for try := 0; ; try++ {
+		other, out = w.attach(k, h, tag(h)|kindOriginal|uint64(id))
+		if out != busy || try == patience {
+			return other, out
+		}
+		pause(try)
+	}
+}
+
+// attachReply inserts the reply entry of flow id, whose original entry is in.
+//
+// The other owner of the tuple may be busy itself, waiting for our original
+// tuple as its reply: two hosts that open to each other at once, each in its own
+// flow. The flow with the lower id waits, the other one gives way (busy) and
+// will find that its packet belongs to the first. Those that wait wait for
+// higher ids only, so there is no circle.
+func (w *Worker) attachReply(id uint32, nf *NewFlow) outcome {
+	if nf.Reply == nf.Original {
+		return inserted // one entry serves both
+	}
+	k := nf.Reply.key()
+	h := w.table.seed.hash(k)
+	for try := 0; ; try++ {
+		other, out := w.attach(k, h, tag(h)|kindReply|uint64(id))
+		if out != busy || slotID(other) < id || try == patience {
+			return out
+		}
+		pause(try)
+	}
+}
+
+// attach inserts one entry of a flow, clearing away flows that have ended.
+func (w *Worker) attach(k key, h, word uint64) (other uint64, out outcome) {
+	t := w.table
+	for {
+		other, out := t.insert(k, h, word)
+		if out != exists {
+			return other, out
+		}
+		f := &t.flows[slotID(other)]
+		s := status(f.status.Load())
+		switch {
+		case s.phase() == phaseBuilding:
+			return other, busy
+		case s.phase() == phaseLive && !w.expire(f, s):
+			return other, exists
+		}
+		t.remove(h, other)
+	}
+}
+
+// publish makes a flow that has both its entries live.
+func (w *Worker) publish(id uint32) *Flow {
+	f := &w.table.flows[id]
+	if m := f.mapping; m != 0 {
+		w.table.mappings[m].begin(w.table, w.now)
+	}
+	for {
+		s := status(f.status.Load())
+		if f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseLive))) {
+			w.note(EventNew, f, StateNone, s.state(), verdict.None)
+			return f
+		}
+	}
+}
+
+// withdraw takes a flow back whose original entry is in and that is not live.
+func (w *Worker) withdraw(id uint32, nf *NewFlow) {
+	f := &w.table.flows[id]
+	f.status.Store(uint32(phaseDead))
+	k := nf.Original.key()
+	h := w.table.seed.hash(k)
+	w.table.remove(h, tag(h)|slotLive|kindOriginal|uint64(id))
+	w.flows.bury(id, w.table.epoch.Load())
+}
+
+// discard gives back a record of which only a tentative entry was ever seen.
+func (w *Worker) discard(id uint32) {
+	w.table.flows[id].status.Store(uint32(phaseDead))
+	w.flows.bury(id, w.table.epoch.Load())
+}
+
+// Retire ends a flow now, for a reason other than its time-out. It reports
+// whether it was this call that did.
+func (w *Worker) Retire(f *Flow, why verdict.Reason) bool {
+	for {
+		s := status(f.status.Load())
+		if s.phase() != phaseLive {
+			return false
+		}
+		if f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseDead))) {
+			w.bury(f, s, why)
+			return true
+		}
+	}
+}
+
+// expire ends a flow in status s if it has been silent for too long, and reports
+// whether it has ended. The swap of the time last seen decides against a packet
+// that comes at this moment: the one that stores first wins, and a flow that was
+// refreshed after we looked stays.
+func (w *Worker) expire(f *Flow, s status) bool {
+	seen := f.lastSeen()
+	if !w.table.limits.Load().expired(s.state(), seen, w.now) {
+		return false
+	}
+	if seen == expiring {
+		return true // another worker is about to end it
+	}
+	if !f.claimExpiry(seen) {
+		return false
+	}
+	w.Retire(f, verdict.None)
+	return true
+}
+
+// bury takes an ended flow out of the index and lets go of what it held. s is
+// the status that it ended in. Exactly one caller does this for a flow.
+func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
+	t := w.table
+	id := t.ID(f)
+	for d, kind := range [2]uint64{kindOriginal, kindReply} {
+		h := t.seed.hash(f.tuple[d].key())
+		t.remove(h, tag(h)|slotLive|kind|uint64(id))
+	}
+	w.note(EventEnd, f, s.state(), StateNone, why)
+	if m := f.mapping; m != 0 {
+		t.mappings[m].end(t)
+		w.Release(&t.mappings[m])
+	}
+	w.flows.bury(id, t.epoch.Load())
+}
+
+// Update moves the flow's state on by packet p, which arrived in direction d.
+func (w *Worker) Update(f *Flow, d Direction, p *packet.Packet) {
+	if !status(f.status.Load()).steady(p.TCPFlags) {
+		w.advance(f, d, p.TCPFlags)
+	}
+}
+
+func (w *Worker) advance(f *Flow, d Direction, flags uint8) {
+	for {
+		s := status(f.status.Load())
+		next := s.next(f.tuple[0].Proto, d, flags)
+		if next == s || s.phase() == phaseDead {
+			return
+		}
+		if f.status.CompareAndSwap(uint32(s), uint32(next)) {
+			if from, to := s.state(), next.state(); from != to && s.phase() == phaseLive {
+				w.note(EventState, f, from, to, verdict.None)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package conntrack
+
+import "sync/atomic"
+
+// Kind is what is done to a flow's packets. Its words are the contract's.
+type Kind uint8
+
+const (
+	Forward     Kind = iota // routed, not translated
+	Masquerade              // source translated to an external address
+	ServiceSNAT             // balanced, source translated
+	ServiceDSR              // balanced, the backend answers the client itself
+	DSRBackend              // the other end of ServiceDSR
+	PortForward
+	kinds
+)
+
+var kindWords = [kinds]string{"forward", "masquerade", "service-snat", "service-dsr", "dsr-backend", "port-forward"}
+
+// String returns the kind's kebab-case word.
+func (k Kind) String() string {
+	if k >= kinds {
+		return "unknown-kind"
+	}
+	return kindWords[k]
+}
+
+// Flow is one flow: 128 bytes, two cache lines. The first is written when the
+// flow is created and, but for the next hops, never again until the record is
+// reused; the second changes with every packet. A pointer to a Flow is good
+// until its worker's next Quiesce or Offline.
+type Flow struct {
+	tuple      [2]Tuple // as packets arrive, by Direction
+	mapping    uint32   // id, 0 = none
+	backend    uint32
+	service    uint16
+	in, out    uint8 // ports that original, reply packets arrive on
+	created    Tick
+	generation uint32
+	seal       uint32           // check sum of the above << 8 | Kind
+	nextHop    [2]atomic.Uint32 // opaque, 0 = none
+
+	status  atomic.Uint32 // status
+	seen    Tick          // last packet; see storeTick
+	packets [2]uint64     // see addCounter
+	bytes   [2]uint64
+	window  [2]window // TCP's: reserved, 0
+	maxWin  [2]uint16 // largest window offered, unscaled: likewise
+	link    atomic.Uint32
+}
+
+// window is one direction's TCP window: the highest sequence number sent, plus
+// one, and the highest that the other side allowed.
+type window [2]uint32
+
+// expiring is the time last seen of a flow that an expirer is about to end. No
+// clock shows it: it is the tick in which the machine booted.
+const expiring Tick = 0
+
+// Tuple is the tuple of packets that arrive in direction d.
+func (f *Flow) Tuple(d Direction) Tuple { return f.tuple[d&1] }
+
+// Translated is the tuple with which packets leave that arrived in direction d:
+// the reverse of what the answers to them arrive with.
+func (f *Flow) Translated(d Direction) Tuple { return f.tuple[d&1^1].Reverse() }
+
+// Kind is what is done to the flow's packets.
+func (f *Flow) Kind() Kind { return Kind(f.seal) }
+
+// Generation changes whenever the record is reused. Table.ID and it together
+// name a flow.
+func (f *Flow) Generation() uint32 { return f.generation }
+
+// InPort is the port on which packets of the original direction arrive.
+func (f *Flow) InPort() uint8 { return f.in }
+
+// OutPort is the port on which packets of the reply direction arrive.
+func (f *Flow) OutPort() uint8 { return f.out }
+
+// Service is the id of the flow's service, 0 for none.
+func (f *Flow) Service() uint16 { return f.service }
+
+// Backend is the id of the flow's backend, 0 for none.
+func (f *Flow) Backend() uint32 { return f.backend }
+
+// State is what the flow's packets say about it.
+func (f *Flow) State() State { return status(f.status.Load()).state() }
+
+// Alive reports whether the flow has not ended.
+func (f *Flow) Alive() bool { return status(f.status.Load()).phase() == phaseLive }
+
+// Touch counts a packet of n bytes, and puts off the flow's end.
+func (f *Flow) Touch(d Direction, n int, now Tick) {
+	storeTick(&f.seen, now)
+	addCounter(&f.packets[d&1], 1)
+	addCounter(&f.bytes[d&1], uint64(n))
+}
+
+// NextHop is what SetNextHop stored for direction d, or 0. Concurrent callers
+// may each find it missing and store their own: the last one stays.
+func (f *Flow) NextHop(d Direction) uint32 { return f.nextHop[d&1].Load() }
+
+// SetNextHop caches where packets that arrive in direction d leave.
+func (f *Flow) SetNextHop(d Direction, hop uint32) { f.nextHop[d&1].Store(hop) }
+
+// lastSeen is the time of the last packet.
+func (f *Flow) lastSeen() Tick { return Tick(atomic.LoadUint32((*uint32)(&f.seen))) }
+
+// claimExpiry makes the caller the one that may end the flow for its silence
+// since seen, unless a packet came meanwhile.
+func (f *Flow) claimExpiry(seen Tick) bool {
+	return atomic.CompareAndSwapUint32((*uint32)(&f.seen), uint32(seen), uint32(expiring))
+}
+
+// sum is the check sum of everything in the first line that does not change: a
+// record that a crash tore does not match its seal. 24 bits.
+func (f *Flow) sum() uint32 {
+	a, b := f.tuple[0].key(), f.tuple[1].key()
+	h := mix(a[0]^prime0, a[1]^prime1)
+	h = mix(h^b[0], b[1]^prime0)
+	h = mix(h^(uint64(f.mapping)|uint64(f.backend)<<32), prime1^(uint64(f.service)|uint64(f.in)<<16|uint64(f.out)<<24|uint64(f.created)<<32))
+	h = mix(h^(uint64(f.generation)|uint64(f.seal&0xff)<<32), golden)
+	return uint32(h >> 40)
+}
+
+// sealed reports whether the record is whole.
+func (f *Flow) sealed() bool { return f.seal>>8 == f.sum() }

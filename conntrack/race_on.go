@@ -1,0 +1,11 @@
+//go:build race
+
+package conntrack
+
+import "sync/atomic"
+
+// Under the race detector the plain stores of race_off.go are atomic, since it
+// cannot know that they are allowed to race.
+
+func storeTick(p *Tick, v Tick)      { atomic.StoreUint32((*uint32)(p), uint32(v)) }
+func addCounter(p *uint64, v uint64) { atomic.AddUint64(p, v) }
