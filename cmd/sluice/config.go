@@ -1,0 +1,58 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"sluice/internal/config"
+)
+
+func configCommand(a *app) *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "config",
+		Short: "Show example and effective configurations",
+	}, configExampleCommand(a), configShowCommand(a))
+}
+
+func configExampleCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "example",
+		Short: "Print a configuration with every key, its default and what it does",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if a.json() {
+				c, _ := config.Parse("example", config.Example())
+				return a.printJSON(config.Document(c))
+			}
+			_, err := a.out.Write(config.Example())
+			return err
+		},
+	}
+}
+
+func configShowCommand(a *app) *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Print what a configuration file amounts to, defaults filled in",
+		Args:  noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := a.load(path)
+			if err != nil {
+				return err
+			}
+			if a.json() {
+				return a.printJSON(config.Document(c))
+			}
+			text, err := config.Show(c)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(a.out, text)
+			return err
+		},
+	}
+	configFlag(c, &path)
+	return c
+}
