@@ -11,19 +11,22 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"sluice/internal/control"
 	"sluice/internal/lab"
 )
 
-// audit asks the gateway what it did, by its commands, and the checker what
-// left outside. The answers must agree with the traffic that was sent.
+// audit asks the gateway what it did, by its commands, ends it, and asks the
+// checker what left outside until then. The answers must agree with the traffic
+// that was sent.
 func (l *running) audit(ctx context.Context, t *table) {
 	for _, c := range []check{
 		{"sluice status", "", "", anyone, l.status},
 		{"sluice flows list", "", "", anyone, l.flows},
 		{"sluice flows count", "", "", anyone, l.flowCount},
 		{"sluice drops", "", "", anyone, l.drops},
+		{"SIGTERM ends the gateway", "", "", anyone, l.end},
 		{"no inside source left outside", "", "", anyone, l.invariant},
 	} {
 		if ctx.Err() != nil {
@@ -173,9 +176,20 @@ func (l *running) drops(ctx context.Context) (o outcome, err error) {
 	return o, nil
 }
 
-// invariant is the checker's verdict so far; the lab's end repeats it.
+// end stops the gateway, which must exit 0.
+func (l *running) end(context.Context) (o outcome, err error) {
+	began := time.Now()
+	err = l.gateway.stop()
+	o.detail = "exit status 0 within " + round(time.Since(began)).String()
+	l.gateway = nil
+	return o, err
+}
+
+// invariant is the checker's verdict over everything, the gateway's end
+// included.
 func (l *running) invariant(context.Context) (o outcome, err error) {
-	r := l.top.Checker.Report()
+	r := l.top.Checker.Close()
+	l.top.Checker = nil
 	o.detail = fmt.Sprintf("%d frames watched, %d to the excluded network", r.Frames, r.Excluded)
 	if r.Frames == 0 {
 		return o, errors.New("the checker saw no frame at all")

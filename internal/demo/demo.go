@@ -110,8 +110,8 @@ func (l *running) start(ctx context.Context, o Options) (err error) {
 	return err
 }
 
-// close stops the gateway, removes the lab and returns what went wrong,
-// the checker's verdict included.
+// close stops the gateway, removes the lab and returns what went wrong, the
+// checker's verdict included, unless audit has seen to either.
 func (l *running) close() error {
 	var errs []error
 	if l.gateway != nil {
