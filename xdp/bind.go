@@ -9,13 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// configured is the reason for a mode that was asked for.
-const configured = "configured"
-
 // bindFirst binds the socket that registered the UMEM, and settles its mode.
 func (s *Socket) bindFirst(cfg SocketConfig) error {
 	const wakeup = unix.XDP_USE_NEED_WAKEUP
-	reason := configured
+	reason := cfg.Reason
 	switch cfg.Mode {
 	case ModeZeroCopy:
 		if err := s.bind(unix.XDP_ZEROCOPY|wakeup, 0, callBindZero); err != nil {
@@ -71,7 +68,7 @@ func (s *Socket) bindShared(cfg SocketConfig, o *Socket) error {
 	case o.nic.Ifindex == s.nic.Ifindex:
 		reason = o.reason
 	case cfg.Mode != ModeAuto:
-		reason = configured
+		reason = cfg.Reason
 	case cfg.NIC.FeaturesKnown && !cfg.NIC.ZeroCopy:
 		reason = noZeroCopy(cfg.NIC)
 	}

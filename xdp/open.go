@@ -24,8 +24,9 @@ type SocketConfig struct {
 	NIC      *NIC
 	Queue    int
 	Mode     Mode
-	RingSize int  // entries of each ring, a power of two; 0 = DefaultRingSize
-	RX, TX   bool // which directions it serves, at least one
+	Reason   string // why it is to be that mode; "" = it is configured
+	RingSize int    // entries of each ring, a power of two; 0 = DefaultRingSize
+	RX, TX   bool   // which directions it serves, at least one
 }
 
 // Open makes a socket on a queue of a NIC and gives it frames to receive into.
@@ -37,6 +38,9 @@ type SocketConfig struct {
 func (u *UMEM) Open(cfg SocketConfig) (*Socket, error) {
 	if cfg.RingSize == 0 {
 		cfg.RingSize = DefaultRingSize
+	}
+	if cfg.Reason == "" {
+		cfg.Reason = "configured"
 	}
 	if err := cfg.check(); err != nil {
 		return nil, err

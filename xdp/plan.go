@@ -64,32 +64,41 @@ type PortsConfig struct {
 // NIC of the worker can, since they share the UMEM. Errors are *SetupError, but
 // for those of the memory itself.
 func OpenPorts(plan WorkerPlan, cfg PortsConfig) (*UMEM, []*Port, error) {
-	modes, err := plan.modes(cfg.Modes)
+	choices, err := plan.choose(cfg.Modes)
 	if err != nil {
 		return nil, nil, err
 	}
-	u, ports, err := plan.open(cfg, modes)
-	if err != nil && errors.Is(err, unix.EOPNOTSUPP) && plan.toCopy(modes) {
-		// A driver that announced no features refused what the first one took.
-		u, ports, err = plan.open(cfg, modes)
+	u, ports, err := plan.open(cfg, choices)
+	var refusal *SetupError
+	if errors.Is(err, unix.EOPNOTSUPP) && errors.As(err, &refusal) && plan.toCopy(choices, refusal.Interface) {
+		// A driver that announced nothing refused what the first one took.
+		u, ports, err = plan.open(cfg, choices)
 	}
 	return u, ports, err
 }
 
-// modes settles what is asked of each NIC, as far as it is known before trying.
-func (plan WorkerPlan) modes(asked []Mode) ([]Mode, error) {
+// choice is the mode to ask for, and why, where not the configuration says so.
+type choice struct {
+	mode   Mode
+	reason string
+}
+
+// choose settles what is asked of each NIC, as far as it is known before trying.
+func (plan WorkerPlan) choose(asked []Mode) ([]choice, error) {
 	if asked != nil && len(asked) != len(plan) {
 		return nil, fmt.Errorf("plan: %d modes for %d interfaces", len(asked), len(plan))
 	}
-	modes := make([]Mode, len(plan))
-	copy(modes, asked)
+	choices := make([]choice, len(plan))
 	var zero, other []string
-	for i, m := range modes {
+	for i, m := range asked {
+		choices[i].mode = m
+	}
+	for i, c := range choices {
 		n := plan[i].NIC
 		switch {
-		case m == ModeZeroCopy:
+		case c.mode == ModeZeroCopy:
 			zero = append(zero, n.Name)
-		case m != ModeAuto || n.FeaturesKnown && !n.ZeroCopy:
+		case c.mode != ModeAuto || n.FeaturesKnown && !n.ZeroCopy:
 			other = append(other, n.Name)
 		}
 	}
@@ -98,32 +107,37 @@ func (plan WorkerPlan) modes(asked []Mode) ([]Mode, error) {
 			strings.Join(other, ", ")+" cannot have it or is configured otherwise", "use mode auto or copy")
 	}
 	if len(other) > 0 {
-		plan.toCopy(modes)
+		plan.toCopy(choices, strings.Join(other, ", "))
 	}
-	return modes, nil
+	return choices, nil
 }
 
-// toCopy turns auto into copy, and reports whether there was any. A NIC that is
-// known to have no zero-copy keeps auto, which leads to copy with that reason.
-func (plan WorkerPlan) toCopy(modes []Mode) bool {
+// toCopy turns auto into copy on account of other NICs, and reports whether
+// there was any. A NIC that is known to have no zero-copy keeps auto, which
+// leads to copy for that reason.
+func (plan WorkerPlan) toCopy(choices []choice, others string) bool {
 	changed := false
-	for i, m := range modes {
-		if m == ModeAuto && (!plan[i].NIC.FeaturesKnown || plan[i].NIC.ZeroCopy) {
-			modes[i], changed = ModeCopy, true
+	for i, c := range choices {
+		if c.mode == ModeAuto && (!plan[i].NIC.FeaturesKnown || plan[i].NIC.ZeroCopy) {
+			choices[i] = choice{ModeCopy, "the worker's UMEM is shared with " + others + ", in copy mode"}
+			changed = true
 		}
 	}
 	return changed
 }
 
 // open makes the UMEM and opens the ports with the given modes.
-func (plan WorkerPlan) open(cfg PortsConfig, modes []Mode) (*UMEM, []*Port, error) {
+func (plan WorkerPlan) open(cfg PortsConfig, choices []choice) (*UMEM, []*Port, error) {
 	u, err := NewUMEM(plan.umem(cfg))
 	if err != nil {
 		return nil, nil, err
 	}
 	var ports []*Port
 	for i, q := range plan {
-		p, err := u.OpenPort(PortConfig{NIC: q.NIC, RX: q.RX, TX: q.TX, Mode: modes[i], RingSize: cfg.RingSize})
+		p, err := u.OpenPort(PortConfig{
+			NIC: q.NIC, RX: q.RX, TX: q.TX, RingSize: cfg.RingSize,
+			Mode: choices[i].mode, Reason: choices[i].reason,
+		})
 		if err != nil {
 			return nil, nil, errors.Join(err, ClosePorts(u, ports))
 		}

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -94,34 +95,39 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
-// TestModes settles the modes of NICs that share a UMEM.
-func TestModes(t *testing.T) {
+// TestChooseModes settles the modes of NICs that share a UMEM.
+func TestChooseModes(t *testing.T) {
 	zero := QueuePlan{NIC: &NIC{Name: "ice0", Driver: "ice", FeaturesKnown: true, NativeXDP: true, ZeroCopy: true}}
 	copies := QueuePlan{NIC: &NIC{Name: "veth0", Driver: "veth", FeaturesKnown: true, NativeXDP: true}}
 	unknown := QueuePlan{NIC: &NIC{Name: "old0", Driver: "ixgbe"}}
+	auto := choice{}
+	asked := func(m Mode) choice { return choice{mode: m} }
+	because := func(of string) choice {
+		return choice{ModeCopy, "the worker's UMEM is shared with " + of + ", in copy mode"}
+	}
 	for _, c := range []struct {
 		name  string
 		plan  WorkerPlan
 		asked []Mode
-		want  []Mode
+		want  []choice
 		err   string
 	}{
-		{"all can", WorkerPlan{zero, unknown}, nil, []Mode{ModeAuto, ModeAuto}, ""},
-		{"one cannot", WorkerPlan{zero, copies, unknown}, nil, []Mode{ModeCopy, ModeAuto, ModeCopy}, ""},
-		{"one shall not", WorkerPlan{zero, zero}, []Mode{ModeAuto, ModeCopy}, []Mode{ModeCopy, ModeCopy}, ""},
-		{"generic", WorkerPlan{zero, copies}, []Mode{ModeAuto, ModeGeneric}, []Mode{ModeCopy, ModeGeneric}, ""},
-		{"asked for, and can", WorkerPlan{zero, unknown}, []Mode{ModeZeroCopy, ModeAuto}, []Mode{ModeZeroCopy, ModeAuto}, ""},
+		{"all can", WorkerPlan{zero, unknown}, nil, []choice{auto, auto}, ""},
+		{"one cannot", WorkerPlan{zero, copies, unknown}, nil, []choice{because("veth0"), auto, because("veth0")}, ""},
+		{"one shall not", WorkerPlan{zero, zero}, []Mode{ModeAuto, ModeCopy}, []choice{because("ice0"), asked(ModeCopy)}, ""},
+		{"generic", WorkerPlan{zero, copies}, []Mode{ModeAuto, ModeGeneric}, []choice{because("veth0"), asked(ModeGeneric)}, ""},
+		{"asked for, and can", WorkerPlan{zero, unknown}, []Mode{ModeZeroCopy, ModeAuto}, []choice{asked(ModeZeroCopy), auto}, ""},
 		{"asked for, but one cannot", WorkerPlan{zero, copies}, []Mode{ModeZeroCopy, ModeAuto}, nil,
 			"ice0: mode zero-copy is asked for, but a worker's sockets share one UMEM and veth0 cannot have it or is configured otherwise: use mode auto or copy"},
 		{"a mode short", WorkerPlan{zero, copies}, []Mode{ModeCopy}, nil, "plan: 1 modes for 2 interfaces"},
 	} {
-		got, err := c.plan.modes(c.asked)
+		got, err := c.plan.choose(c.asked)
 		switch {
 		case c.err != "":
 			if err == nil || err.Error() != c.err {
 				t.Errorf("%s: error %v, want %q", c.name, err, c.err)
 			}
-		case err != nil || !cmp.Equal(got, c.want):
+		case err != nil || !slices.Equal(got, c.want):
 			t.Errorf("%s: %v, %v; want %v", c.name, got, err, c.want)
 		}
 	}
@@ -145,7 +151,7 @@ func TestModeReasons(t *testing.T) {
 		reason [2]string
 	}{
 		{"announced first", [2]*NIC{&announced, &silent}, nil, [2]Mode{ModeCopy, ModeCopy},
-			[2]string{"the driver veth has no zero-copy", "configured"}},
+			[2]string{"the driver veth has no zero-copy", "the worker's UMEM is shared with g0, in copy mode"}},
 		{"tried", [2]*NIC{&silent, &silent}, nil, [2]Mode{ModeCopy},
 			[2]string{"the driver veth refuses zero-copy: operation not supported"}},
 		{"asked", [2]*NIC{&announced, &silent}, []Mode{ModeCopy, ModeGeneric}, [2]Mode{ModeCopy, ModeGeneric},

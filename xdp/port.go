@@ -21,7 +21,8 @@ type PortConfig struct {
 	RX       []int // queues to receive from
 	TX       int   // the queue to send on
 	Mode     Mode
-	RingSize int // 0 = DefaultRingSize
+	Reason   string // for the mode; "" = it is configured
+	RingSize int    // 0 = DefaultRingSize
 }
 
 // OpenPort opens the sockets of a port. Errors are *SetupError.
@@ -34,7 +35,7 @@ func (u *UMEM) OpenPort(cfg PortConfig) (*Port, error) {
 	slices.Sort(queues)
 	for _, q := range queues {
 		s, err := u.Open(SocketConfig{
-			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, RingSize: cfg.RingSize,
+			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, Reason: cfg.Reason, RingSize: cfg.RingSize,
 			RX: slices.Contains(cfg.RX, q), TX: q == cfg.TX,
 		})
 		if err != nil {
@@ -96,6 +97,10 @@ func (p *Port) Flush() {
 
 // Pending is how many queued frames the kernel has not taken yet.
 func (p *Port) Pending() int { return p.tx.Pending() }
+
+// Wasted is how many frames the kernel took and dropped instead of sending
+// them.
+func (p *Port) Wasted() uint64 { return p.tx.Wasted() }
 
 // State may be called from any goroutine.
 func (p *Port) State() State { return p.tx.State() }

@@ -1,12 +1,10 @@
 package xdp
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -267,44 +265,4 @@ func TestNewUMEMRefuses(t *testing.T) {
 			t.Errorf("%+v: error %v, want %q", c.cfg, err, c.want)
 		}
 	}
-}
-
-// TestKickErrnos drives the table of the kick over a descriptor that is not an
-// AF_XDP socket: the error must neither spin nor panic.
-func TestKickErrnos(t *testing.T) {
-	u := heapUMEM(8)
-	s, _, tx, _, _ := heapSocket(u, 4)
-	tx.flags = ringNeedWakeup
-	var d [2]Desc
-	u.Allocate(d[:])
-	d[0].Len, d[1].Len = 60, 60
-	if n := s.Transmit(d[:]); n != 2 {
-		t.Fatalf("took %d", n)
-	}
-	if err := s.Kick(); err != nil { // EBADF: neither down nor gone
-		t.Errorf("kick: %v", err)
-	}
-	if s.State() != StateUp || s.Pending() != 2 {
-		t.Errorf("state %v, %d pending", s.State(), s.Pending())
-	}
-	if err := s.stop(unix.ENETDOWN); !errors.Is(err, unix.ENETDOWN) || s.State() != StateDown {
-		t.Errorf("stop: %v, state %v", err, s.State())
-	}
-	u.Allocate(d[:1])
-	d[0].Len = 60
-	if n := s.Transmit(d[:1]); n != 0 {
-		t.Error("takes frames while down")
-	}
-	s.SetUp(true)
-	if n := s.Transmit(d[:1]); n != 1 {
-		t.Error("takes no frames after the link is up")
-	}
-	if err := s.stop(unix.ENXIO); !errors.Is(err, unix.ENXIO) || s.State() != StateGone {
-		t.Errorf("stop: %v, state %v", err, s.State())
-	}
-	s.SetUp(true)
-	if s.State() != StateGone {
-		t.Error("a deleted device came back")
-	}
-	audit(t, u)
 }

@@ -24,6 +24,9 @@ const (
 // poll costs about as much.
 const DefaultSpin = 50 * time.Microsecond
 
+// oneEvent is the number 1 as an eventfd takes it.
+var oneEvent = binary.NativeEndian.AppendUint64(nil, 1)
+
 // WaiterConfig says how a worker waits.
 type WaiterConfig struct {
 	Ports []*Port
@@ -46,6 +49,7 @@ type Waiter struct {
 	fds   []unix.PollFd // [0] is the eventfd
 	ports []*Port
 	event int
+	count [8]byte // what the eventfd had, once read
 	max   time.Duration
 	yield bool
 
@@ -147,8 +151,7 @@ func (w *Waiter) Sleep(timeout time.Duration) (woken bool) {
 	if w.fds[0].Revents&unix.POLLIN == 0 {
 		return false
 	}
-	var count [8]byte
-	unix.Read(w.event, count[:])
+	unix.Read(w.event, w.count[:]) // sets it to 0; how often Wake was called does not matter
 	return true
 }
 
@@ -162,10 +165,8 @@ func (w *Waiter) Wait(worked bool, timeout time.Duration) {
 // Wake ends the current sleep, or else the next. It may be called from any
 // goroutine until Close.
 func (w *Waiter) Wake() error {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
 	// EAGAIN: the counter is full, thus not zero, which is all that matters.
-	if _, err := unix.Write(w.event, one[:]); err != nil && !errors.Is(err, unix.EAGAIN) {
+	if _, err := unix.Write(w.event, oneEvent); err != nil && !errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("eventfd: write: %w", err)
 	}
 	return nil
