@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -23,6 +25,17 @@ const carrierTimeout = 10 * time.Second
 // Veth plugs a cable between aName in a and bName in b. On return both ends are
 // up and pass frames.
 func Veth(a *Namespace, aName string, b *Namespace, bName string, o VethOptions) error {
+	if err := plug(a, aName, b, bName, o); err != nil {
+		return err
+	}
+	if err := a.awaitUp(aName); err != nil {
+		return err
+	}
+	return b.awaitUp(bName)
+}
+
+// plug is Veth without the wait: both ends are on their way up.
+func plug(a *Namespace, aName string, b *Namespace, bName string, o VethOptions) error {
 	queues, mtu := max(o.Queues, 1), o.MTU
 	if mtu == 0 {
 		mtu = 1500
@@ -44,23 +57,22 @@ func Veth(a *Namespace, aName string, b *Namespace, bName string, o VethOptions)
 	if err := a.up(aName); err != nil {
 		return err
 	}
-	if err := b.up(bName); err != nil {
-		return err
-	}
-	if err := a.awaitUp(aName); err != nil {
-		return err
-	}
-	return b.awaitUp(bName)
+	return b.up(bName)
 }
 
 // Bridge makes a switch with the given ports, which must exist. It neither
-// speaks STP nor waits before forwarding.
+// speaks STP nor waits before it forwards.
 func (n *Namespace) Bridge(name string, ports ...string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	bridge := &netlink.Bridge{LinkAttrs: attrs}
 	if err := n.nl.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("lab: add bridge %s in %s: %w", name, n.name, err)
+	}
+	// Where br_netfilter is loaded (Docker loads it), netfilter would get at
+	// what the switch carries.
+	if err := n.Sysctl("net/bridge/bridge-nf-call-iptables", "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	for _, p := range ports {
 		link, err := n.link(p)
@@ -71,13 +83,7 @@ func (n *Namespace) Bridge(name string, ports ...string) error {
 			return fmt.Errorf("lab: plug %s into %s in %s: %w", p, name, n.name, err)
 		}
 	}
-	if err := n.up(name); err != nil {
-		return err
-	}
-	if len(ports) == 0 {
-		return nil
-	}
-	return n.awaitUp(name)
+	return n.up(name)
 }
 
 // AddAddress gives an interface an address with its prefix length, such as
@@ -117,7 +123,7 @@ func (n *Namespace) AddRoute(dst, via string) error {
 	return nil
 }
 
-// SetUp and SetDown switch an interface on and off.
+// SetUp switches an interface on; on return it passes frames.
 func (n *Namespace) SetUp(ifname string) error {
 	if err := n.up(ifname); err != nil {
 		return err

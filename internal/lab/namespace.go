@@ -195,7 +195,7 @@ func (n *Namespace) Exec(name string, args ...string) ([]byte, error) {
 func (n *Namespace) Sysctl(key, value string) error {
 	return n.Do(func() error {
 		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0); err != nil {
-			return fmt.Errorf("lab: %s: %w", n.name, err)
+			return fmt.Errorf("lab: %s: %w; it needs a writable /proc/sys (in Docker: --privileged)", n.name, err)
 		}
 		return nil
 	})

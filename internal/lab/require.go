@@ -8,13 +8,16 @@ import (
 	"syscall"
 )
 
-// TB is what RequireRoot needs of a *testing.T or *testing.B. It is spelled out
+// TB is what this package needs of a *testing.T or *testing.B. It is spelled out
 // so that the program, which links this package, does not link testing.
 type TB interface {
 	Helper()
 	Name() string
 	Skip(args ...any)
+	Fatal(args ...any)
 	Fatalf(format string, args ...any)
+	Error(args ...any)
+	Cleanup(func())
 }
 
 // RequireRoot skips a test that needs network namespaces where there is no
@@ -78,20 +81,16 @@ func CleanOnSignal() {
 
 // Start builds the topology for a test, and at its end fails it if a frame
 // broke the checker's invariant, and removes everything.
-func Start(t interface {
-	TB
-	Cleanup(func())
-	Errorf(format string, args ...any)
-}, o Options) *Topology {
+func Start(t TB, o Options) *Topology {
 	t.Helper()
 	RequireRoot(t)
 	top, err := Up(o)
 	if err != nil {
-		t.Fatalf("%v", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := top.Close(); err != nil {
-			t.Errorf("%v", err)
+			t.Error(err)
 		}
 	})
 	return top

@@ -100,30 +100,19 @@ func (t *Topology) build(o Options) error {
 		}
 		*n.ns = ns
 	}
-	if err := t.plugGateway(o); err != nil {
+	cables := []cable{
+		{t.Gateway, InsideNIC, t.InsideSwitch, toGateway, o.InsideQueues},
+		{t.Gateway, OutsideNIC, t.OutsideSwitch, toGateway, o.OutsideQueues},
+		{t.Client1, HostNIC, t.InsideSwitch, "client1", 0},
+		{t.Client2, HostNIC, t.InsideSwitch, "client2", 0},
+		{t.Server1, HostNIC, t.OutsideSwitch, "server1", 0},
+		{t.Server2, HostNIC, t.OutsideSwitch, "server2", 0},
+		{t.Excluded, HostNIC, t.OutsideSwitch, "excluded", 0},
+	}
+	if err := plugAll(cables); err != nil {
 		return err
 	}
-	for _, h := range []struct {
-		host, sw                    *Namespace
-		port, address, defaultRoute string
-	}{
-		{t.Client1, t.InsideSwitch, "client1", Client1Address + "/24", GatewayInside},
-		{t.Client2, t.InsideSwitch, "client2", Client2Address + "/24", GatewayInside},
-		{t.Server1, t.OutsideSwitch, "server1", Server1Address + "/24", GatewayOutside},
-		{t.Server2, t.OutsideSwitch, "server2", Server2Address + "/24", GatewayOutside},
-		{t.Excluded, t.OutsideSwitch, "excluded", RouterAddress + "/24", GatewayOutside},
-	} {
-		if err := Veth(h.host, HostNIC, h.sw, h.port, VethOptions{}); err != nil {
-			return err
-		}
-		if err := h.host.AddAddress(HostNIC, h.address); err != nil {
-			return err
-		}
-		if err := h.host.AddRoute("default", h.defaultRoute); err != nil {
-			return err
-		}
-	}
-	if err := t.Excluded.AddAddress("lo", ExcludedAddress+"/32"); err != nil {
+	if err := t.address(); err != nil {
 		return err
 	}
 	if err := t.InsideSwitch.Bridge("br0", toGateway, "client1", "client2"); err != nil {
@@ -137,20 +126,61 @@ func (t *Topology) build(o Options) error {
 	return err
 }
 
-func (t *Topology) plugGateway(o Options) error {
-	if err := Veth(t.Gateway, InsideNIC, t.InsideSwitch, toGateway, VethOptions{Queues: o.InsideQueues}); err != nil {
-		return err
+// cable is a veth pair from a host to a port of a switch.
+type cable struct {
+	host   *Namespace
+	nic    string
+	sw     *Namespace
+	port   string
+	queues int
+}
+
+// plugAll waits for the cables together: where the kernel takes its time to
+// call a link up, it takes it once.
+func plugAll(cables []cable) error {
+	for _, c := range cables {
+		if err := plug(c.host, c.nic, c.sw, c.port, VethOptions{Queues: c.queues}); err != nil {
+			return err
+		}
 	}
-	if err := Veth(t.Gateway, OutsideNIC, t.OutsideSwitch, toGateway, VethOptions{Queues: o.OutsideQueues}); err != nil {
-		return err
+	for _, c := range cables {
+		if err := c.host.awaitUp(c.nic); err != nil {
+			return err
+		}
+		if err := c.sw.awaitUp(c.port); err != nil {
+			return err
+		}
 	}
-	if err := t.Gateway.AddAddress(InsideNIC, GatewayInside+"/24"); err != nil {
-		return err
+	return nil
+}
+
+// address gives every host its addresses and routes.
+func (t *Topology) address() error {
+	for _, a := range []struct {
+		host          *Namespace
+		ifname, cidr  string
+		network, next string // a route; "" = none
+	}{
+		{t.Client1, HostNIC, Client1Address + "/24", "default", GatewayInside},
+		{t.Client2, HostNIC, Client2Address + "/24", "default", GatewayInside},
+		{t.Gateway, InsideNIC, GatewayInside + "/24", "", ""},
+		{t.Gateway, OutsideNIC, GatewayOutside + "/24", ExcludedNetwork, RouterAddress},
+		{t.Server1, HostNIC, Server1Address + "/24", "default", GatewayOutside},
+		{t.Server2, HostNIC, Server2Address + "/24", "default", GatewayOutside},
+		{t.Excluded, HostNIC, RouterAddress + "/24", "default", GatewayOutside},
+		{t.Excluded, "lo", ExcludedAddress + "/32", "", ""},
+	} {
+		if err := a.host.AddAddress(a.ifname, a.cidr); err != nil {
+			return err
+		}
+		if a.network == "" {
+			continue
+		}
+		if err := a.host.AddRoute(a.network, a.next); err != nil {
+			return err
+		}
 	}
-	if err := t.Gateway.AddAddress(OutsideNIC, GatewayOutside+"/24"); err != nil {
-		return err
-	}
-	return t.Gateway.AddRoute(ExcludedNetwork, RouterAddress)
+	return nil
 }
 
 // Namespaces are all of the topology's, hosts before switches.
