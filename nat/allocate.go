@@ -1,0 +1,181 @@
+package nat
+
+import (
+	"math/bits"
+	"math/rand/v2"
+
+	"sluice/conntrack"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+)
+
+// PortRange is the external ports that TCP and UDP are mapped to, both ends
+// included. Port 0 is never given out, whatever Low says.
+type PortRange struct{ Low, High uint16 }
+
+// DefaultPorts is the range that RFC 6056 3.2 asks for.
+var DefaultPorts = PortRange{1024, 65535}
+
+// identifiers is the range of ICMP echo: every identifier is as good as another.
+var identifiers = PortRange{0, 65535}
+
+func (r PortRange) empty() bool            { return r.Low > r.High }
+func (r PortRange) contains(p uint16) bool { return r.Low <= p && p <= r.High }
+func (r PortRange) within(low, high uint16) PortRange {
+	return PortRange{max(r.Low, low), min(r.High, high)}
+}
+
+// classes divides the ports of proto into those where a mapping of an inside
+// port belongs, and the rest, either of which may be empty. RFC 4787 REQ-3a: the
+// well-known ports map among themselves, and so do the others. The parity of
+// REQ-4 is not kept once the port itself is not (RFC 7857 section 8).
+func (r PortRange) classes(proto uint8, inside uint16) (own, rest PortRange) {
+	if proto == packet.ProtoICMP {
+		return identifiers, PortRange{1, 0}
+	}
+	low, high := r.within(1, 1023), r.within(1024, 65535)
+	if inside < 1024 {
+		return low, high
+	}
+	return high, low
+}
+
+// Allocator finds external ports for the mappings that one worker makes. The
+// zero value must be seeded before use. It belongs to one worker: the generator
+// is its own, so that workers neither wait for each other nor can be predicted
+// from each other.
+type Allocator struct {
+	ports  PortRange
+	random rand.ChaCha8
+	counts AllocatorCounters
+}
+
+// AllocatorCounters is how the search went, added to by the worker alone.
+type AllocatorCounters struct {
+	Kept      uint64 // mappings with their inside port
+	Searched  uint64 // mappings with another port
+	Races     uint64 // ports lost to another worker between search and claim
+	Exhausted uint64 // refusals: no port free on the address
+}
+
+// Seed keys the choice of ports, which must be different for every worker and
+// start (RFC 6056 section 3.3), and sets the range to DefaultPorts.
+func (a *Allocator) Seed(seed [32]byte) {
+	a.random.Seed(seed)
+	a.ports = DefaultPorts
+}
+
+// SetPorts changes the range for mappings made from now on; those that exist
+// keep their ports (RFC 4787 REQ-11).
+func (a *Allocator) SetPorts(r PortRange) { a.ports = r }
+
+// Counters returns a copy of the worker's counts.
+func (a *Allocator) Counters() AllocatorCounters { return a.counts }
+
+// raceLimit is how many claims may be lost to other workers before Map takes the
+// address for exhausted. Each loss is another worker's gain, so it is only met
+// where next to nothing is free: and there a port whose mapping is just ending
+// looks free before it can be claimed, which must not keep a worker busy for as
+// long as the one that ends it is off its CPU.
+const raceLimit = 64
+
+// MapFrom is Map at the address of the pool that the inside source is paired
+// with; see Pool. It returns NoExternalAddress for a pool that is empty or nil.
+func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	if pool == nil || len(pool.externals) == 0 {
+		return nil, verdict.NoExternalAddress
+	}
+	if len(pool.externals) == 1 {
+		return a.Map(w, pool.externals[0], proto, inside, port, now)
+	}
+	source, r := w.Source(inside)
+	if r != verdict.None {
+		return nil, r
+	}
+	ext := pool.paired(source)
+	if m := w.FindMapping(proto, inside, port, ext); m != nil {
+		w.ReleaseSource(source)
+		return m, verdict.None
+	}
+	return a.create(w, ext, source, proto, inside, port, now)
+}
+
+// Map returns the mapping of the inside endpoint at the external address ext,
+// with a reference that the caller holds, and makes it if there is none. The
+// mapping is the same towards every destination (RFC 4787 REQ-1, RFC 5382
+// REQ-1), and no other endpoint has its port (RFC 4787 REQ-3, RFC 5382 REQ-7).
+// For ICMP echo, port is the identifier (RFC 5508 REQ-1a).
+//
+// The inside port is kept where it is free and in the range; otherwise the next
+// free one is taken from a random start, over the whole range. So this fails with
+// PortsExhausted when no port is free, and never by chance; and it never ends a
+// mapping to make room (RFC 6888 REQ-11).
+func (a *Allocator) Map(w *conntrack.Worker, ext *conntrack.External, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	if m := w.FindMapping(proto, inside, port, ext); m != nil {
+		return m, verdict.None
+	}
+	source, r := w.Source(inside)
+	if r != verdict.None {
+		return nil, r
+	}
+	return a.create(w, ext, source, proto, inside, port, now)
+}
+
+// create makes the mapping of an endpoint that had none a moment ago. It takes
+// over the reference to source.
+func (a *Allocator) create(w *conntrack.Worker, ext *conntrack.External, source *conntrack.Source, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	for attempt := range raceLimit {
+		candidate, ok := a.candidate(ext, proto, port, attempt == 0)
+		if !ok {
+			break
+		}
+		m, existed, taken, r := w.NewMapping(proto, inside, port, ext, candidate, source, now)
+		switch {
+		case taken:
+			a.counts.Races++
+			continue
+		case existed || r != verdict.None:
+			w.ReleaseSource(source)
+		case candidate == port:
+			source.Pair(ext.Address())
+			a.counts.Kept++
+		default:
+			source.Pair(ext.Address())
+			a.counts.Searched++
+		}
+		return m, r
+	}
+	w.ReleaseSource(source)
+	// The last port may have gone to another worker for this very endpoint.
+	if m := w.FindMapping(proto, inside, port, ext); m != nil {
+		return m, verdict.None
+	}
+	a.counts.Exhausted++
+	return nil, verdict.PortsExhausted
+}
+
+// candidate returns a port that is neither mapped nor the host's: the inside one
+// if keep is set and it is free, otherwise one of its class, otherwise any. It
+// returns false if there is none in the whole range.
+func (a *Allocator) candidate(ext *conntrack.External, proto uint8, inside uint16, keep bool) (uint16, bool) {
+	own, rest := a.ports.classes(proto, inside)
+	if keep && own.contains(inside) {
+		if port, ok := ext.NextFree(proto, inside, inside, inside); ok {
+			return port, true
+		}
+	}
+	if port, ok := a.search(ext, proto, own); ok {
+		return port, true
+	}
+	return a.search(ext, proto, rest)
+}
+
+// search takes the first free port of r from a random start (RFC 6056 3.3.2).
+func (a *Allocator) search(ext *conntrack.External, proto uint8, r PortRange) (uint16, bool) {
+	if r.empty() {
+		return 0, false
+	}
+	// The high half of random × n is uniform over [0, n) but for n / 2^64.
+	offset, _ := bits.Mul64(a.random.Uint64(), uint64(r.High-r.Low)+1)
+	return ext.NextFree(proto, r.Low+uint16(offset), r.Low, r.High)
+}

@@ -1,0 +1,68 @@
+package nat
+
+import "sluice/conntrack"
+
+// Pool is the external addresses that flows leaving by one way out are
+// masqueraded to. It is immutable; a change of addresses makes another one.
+type Pool struct {
+	externals []*conntrack.External
+}
+
+// NewPool makes a pool of the addresses, whose order does not matter.
+func NewPool(externals ...*conntrack.External) *Pool {
+	return &Pool{append([]*conntrack.External(nil), externals...)}
+}
+
+// External returns the address that a source without mappings is masqueraded
+// to, nil if the pool is empty. It follows from source and pool alone: all
+// workers agree without asking each other, and so do the processes before and
+// after a restart. When an address comes or goes, only the sources move that get
+// it or had it (rendezvous hashing). It costs a nanosecond or two an address, once
+// a flow.
+func (p *Pool) External(src uint32) *conntrack.External {
+	if len(p.externals) == 1 {
+		return p.externals[0]
+	}
+	var best *conntrack.External
+	var most uint64
+	for _, x := range p.externals {
+		if score := mix(uint64(src)<<32 | uint64(x.Address())); best == nil || score > most {
+			best, most = x, score
+		}
+	}
+	return best
+}
+
+// paired returns the address for one more mapping of the source: the one that its
+// mappings have already, as long as that is in the pool, so that a change of the
+// pool splits no source over two addresses (RFC 4787 REQ-2, RFC 6888 REQ-2).
+func (p *Pool) paired(source *conntrack.Source) *conntrack.External {
+	if addr := source.External(); addr != 0 {
+		for _, x := range p.externals {
+			if x.Address() == addr {
+				return x
+			}
+		}
+	}
+	return p.External(source.Address())
+}
+
+// Holds reports whether addr is one of the pool's.
+func (p *Pool) Holds(addr uint32) bool {
+	for _, x := range p.externals {
+		if x.Address() == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// mix is MurmurHash3's 64-bit finalizer: a bijection in which every bit of x
+// changes every bit of the result with a probability of about one half.
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	x *= 0xc4ceb9fe1a85ec53
+	return x ^ x>>33
+}
