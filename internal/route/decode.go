@@ -2,13 +2,13 @@ package route
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strconv"
 	"syscall"
 	"time"
-
-	"github.com/vishvananda/netlink/nl"
 
 	"sluice/internal/fib"
 )
@@ -54,7 +54,27 @@ const (
 	nudValid = nudReachable | nudStale | nudDelay | nudProbe | nudNoARP | nudPermanent
 )
 
-var errShort = fmt.Errorf("route: the kernel sent a message that is too short")
+var (
+	errShort  = errors.New("route: the kernel sent a message that is too short")
+	errLength = errors.New("route: the kernel sent a prefix of more than 32 bits")
+)
+
+// attributes walks over the struct rtattrs in b: type and value of each. It ends
+// at the first one that does not fit.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= syscall.SizeofRtAttr {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < syscall.SizeofRtAttr || length > len(b) {
+				return
+			}
+			if !yield(binary.NativeEndian.Uint16(b[2:])&attrType, b[syscall.SizeofRtAttr:length]) {
+				return
+			}
+			b = b[min((length+3)&^3, len(b)):]
+		}
+	}
+}
 
 func u32(b []byte) uint32 {
 	if len(b) < 4 {
@@ -95,9 +115,8 @@ func decodeRoute(msg []byte) (r fib.Route, lacks string, ok bool, err error) {
 		return r, "", false, errShort
 	}
 	length, tos, table, typ, flags := msg[1], msg[3], msg[4], msg[7], u32(msg[8:])
-	attrs, err := nl.ParseRouteAttr(msg[syscall.SizeofRtMsg:])
-	if err != nil {
-		return r, "", false, fmt.Errorf("route: decode a route: %w", err)
+	if length > 32 {
+		return r, "", false, errLength
 	}
 	if flags&syscall.RTM_F_CLONED != 0 {
 		return r, "", false, nil // an exception that the kernel learned from an ICMP error
@@ -108,28 +127,28 @@ func decodeRoute(msg []byte) (r fib.Route, lacks string, ok bool, err error) {
 	}
 	r.Table = uint32(table)
 	dst, single, object := uint32(0), fib.Path{Dead: flags&rtnhFDead != 0}, uint32(0)
-	for _, a := range attrs {
-		switch a.Attr.Type & attrType {
+	for t, v := range attributes(msg[syscall.SizeofRtMsg:]) {
+		switch t {
 		case syscall.RTA_DST:
-			dst = addrOf(a.Value)
+			dst = addrOf(v)
 		case rtaTable:
-			r.Table = u32(a.Value)
+			r.Table = u32(v)
 		case syscall.RTA_PRIORITY:
-			r.Metric = u32(a.Value)
+			r.Metric = u32(v)
 		case syscall.RTA_OIF:
-			single.Ifindex = int32(u32(a.Value))
+			single.Ifindex = int32(u32(v))
 		case syscall.RTA_GATEWAY:
-			single.Gateway = addrOf(a.Value)
+			single.Gateway = addrOf(v)
 		case rtaMetrics:
-			r.MTU = decodeMTU(a.Value)
+			r.MTU = decodeMTU(v)
 		case rtaMultipath:
-			if r.Paths, lacks, err = decodePaths(a.Value); err != nil {
+			if r.Paths, lacks, err = decodePaths(v); err != nil {
 				return r, "", false, err
 			}
 		case rtaNexthopID:
-			object = u32(a.Value)
+			object = u32(v)
 		case rtaVia, rtaEncap, rtaNewDst:
-			lacks = pathLacks[a.Attr.Type&attrType]
+			lacks = pathLacks[t]
 		}
 	}
 	r.Prefix = netip.PrefixFrom(fib.Addr(dst), int(length)).Masked()
@@ -162,14 +181,10 @@ func decodePaths(b []byte) (paths []fib.Path, lacks string, err error) {
 			return nil, "", errShort
 		}
 		p := fib.Path{Dead: b[2]&rtnhFDead != 0, Weight: uint16(b[3]) + 1, Ifindex: int32(u32(b[4:]))}
-		attrs, err := nl.ParseRouteAttr(b[syscall.SizeofRtNexthop:length])
-		if err != nil {
-			return nil, "", fmt.Errorf("route: decode a next hop: %w", err)
-		}
-		for _, a := range attrs {
-			switch t := a.Attr.Type & attrType; t {
+		for t, v := range attributes(b[syscall.SizeofRtNexthop:length]) {
+			switch t {
 			case syscall.RTA_GATEWAY:
-				p.Gateway = addrOf(a.Value)
+				p.Gateway = addrOf(v)
 			case rtaVia, rtaEncap, rtaNewDst:
 				lacks = pathLacks[t]
 			}
@@ -182,13 +197,9 @@ func decodePaths(b []byte) (paths []fib.Path, lacks string, err error) {
 
 // decodeMTU finds the MTU among a route's metrics, 0 where there is none.
 func decodeMTU(b []byte) uint16 {
-	metrics, err := nl.ParseRouteAttr(b)
-	if err != nil {
-		return 0
-	}
-	for _, a := range metrics {
-		if a.Attr.Type&attrType == rtaxMTU {
-			return uint16(min(u32(a.Value), 65535))
+	for t, v := range attributes(b) {
+		if t == rtaxMTU {
+			return uint16(min(u32(v), 65535))
 		}
 	}
 	return 0
@@ -204,6 +215,7 @@ type neighbour struct {
 	state uint16
 	mac   [6]byte
 	proxy bool
+	moved bool      // failed after it had been good: its address may be another host's now
 	since time.Time // when the state was first seen, or the last probe of a stale one
 }
 
@@ -227,17 +239,13 @@ func decodeNeighbour(msg []byte) (k neighKey, n neighbour, err error) {
 	}
 	k.index = int32(u32(msg[4:]))
 	n.state, n.proxy = binary.NativeEndian.Uint16(msg[8:]), msg[10]&ntfProxy != 0
-	attrs, err := nl.ParseRouteAttr(msg[size:])
-	if err != nil {
-		return k, n, fmt.Errorf("route: decode a neighbour: %w", err)
-	}
-	for _, a := range attrs {
-		switch a.Attr.Type & attrType {
+	for t, v := range attributes(msg[size:]) {
+		switch t {
 		case ndaDst:
-			k.addr = addrOf(a.Value)
+			k.addr = addrOf(v)
 		case ndaLLAddr:
-			if len(a.Value) == len(n.mac) {
-				n.mac = [6]byte(a.Value)
+			if len(v) == len(n.mac) {
+				n.mac = [6]byte(v)
 			}
 		}
 	}

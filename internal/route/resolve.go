@@ -54,10 +54,11 @@ func (r *recent) first(t target, now time.Time) bool {
 	return true
 }
 
-// ask passes a target on to the kernel, at most once a second.
-func (m *Mirror) ask(t target, now time.Time) {
+// ask passes a target on to the kernel, at most once a second, and reports
+// whether it did.
+func (m *Mirror) ask(t target, now time.Time) bool {
 	if int(t.port) >= len(m.links) || !m.links[t.port].up || !m.asked.first(t, now) {
-		return
+		return false
 	}
 	// NTF_USE makes an entry where there is none and starts ARP, or has a stale
 	// one probed, as a packet sent by the kernel itself would (neigh_event_send).
@@ -68,6 +69,7 @@ func (m *Mirror) ask(t target, now time.Time) {
 	if err != nil {
 		m.log.Debug("neighbour could not be asked for", "interface", m.cfg.Interfaces[t.port], "address", fib.Addr(t.addr), "error", err)
 	}
+	return true
 }
 
 // gatewaysOf lists the gateways that listed interfaces are routed by.
@@ -99,20 +101,24 @@ func (m *Mirror) resolveGateways(now time.Time) {
 	}
 }
 
-// refresh has stale neighbours probed, a bounded number in a round.
+// refresh has stale neighbours probed, a bounded number in a round. The kernel
+// probes the host it knows; where that one does not answer, everybody on the
+// link is asked once, since the address may have moved.
 func (m *Mirror) refresh(now time.Time) {
 	m.resolveGateways(now)
 	probes := 0
 	for k, n := range m.neighbours {
-		if n.state&nudStale == 0 || now.Sub(n.since) < m.cfg.Refresh {
+		stale := n.state&nudStale != 0 && now.Sub(n.since) >= m.cfg.Refresh
+		if !stale && !n.moved {
 			continue
 		}
 		if probes++; probes > probesAtOnce {
 			return
 		}
-		n.since = now
-		m.neighbours[k] = n
-		m.ask(target{k.addr, m.portOf(k.index)}, now)
+		if m.ask(target{k.addr, m.portOf(k.index)}, now) {
+			n.since, n.moved = now, false
+			m.neighbours[k] = n
+		}
 	}
 }
 
@@ -136,6 +142,7 @@ func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage) {
 		return
 	}
 	n.since = time.Now()
+	n.moved = n.state&nudFailed != 0 && m.neighbours[k].state&nudValid != 0
 	m.neighbours[k] = n
 	m.builder.SetNeighbour(n.entry(port, k.addr))
 }

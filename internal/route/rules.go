@@ -6,8 +6,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/vishvananda/netlink/nl"
-
 	"sluice/internal/fib"
 )
 
@@ -61,9 +59,8 @@ func decodeRule(msg []byte) (r fib.Rule, lacks string, err error) {
 	if len(msg) < syscall.SizeofRtMsg {
 		return r, "", errShort
 	}
-	attrs, err := nl.ParseRouteAttr(msg[syscall.SizeofRtMsg:])
-	if err != nil {
-		return r, "", fmt.Errorf("route: decode a rule: %w", err)
+	if msg[1] > 32 || msg[2] > 32 {
+		return r, "", errLength
 	}
 	var words, notes []string
 	never := func(format string, v ...any) {
@@ -75,8 +72,8 @@ func decodeRule(msg []byte) (r fib.Rule, lacks string, err error) {
 	if tos := msg[3]; tos != 0 {
 		never("tos %#x", tos)
 	}
-	for _, a := range attrs {
-		switch t, v := a.Attr.Type&attrType, a.Value; t {
+	for t, v := range attributes(msg[syscall.SizeofRtMsg:]) {
+		switch t {
 		case fraDst:
 			r.To = netip.PrefixFrom(fib.Addr(addrOf(v)), int(msg[1]))
 		case fraSrc:
