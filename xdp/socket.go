@@ -59,7 +59,8 @@ type Socket struct {
 	probe  time.Time     // when down: when to try again
 	closed bool
 
-	wasted uint64 // kicks' EBUSY: frames that the kernel dropped instead of sending
+	traffic traffic
+	wasted  uint64 // kicks' EBUSY: frames that the kernel dropped instead of sending
 }
 
 // Receive fetches received frames, at most len(d), and returns how many. They
@@ -73,7 +74,7 @@ func (s *Socket) Receive(d []Desc) int {
 		return 0
 	}
 	u := s.umem
-	got := 0
+	got, bytes := 0, uint64(0)
 	for i := range n {
 		desc := s.rx.get(i)
 		f := desc.Addr >> u.shift
@@ -91,10 +92,12 @@ func (s *Socket) Receive(d []Desc) int {
 		}
 		u.place[f] = placeReceived
 		d[got] = desc
+		bytes += uint64(desc.Len)
 		got++
 	}
 	s.rx.release(n)
 	u.rx += got
+	count(&s.traffic.rxPackets, &s.traffic.rxBytes, got, bytes)
 	return got
 }
 
@@ -110,7 +113,7 @@ func (s *Socket) Transmit(d []Desc) int {
 	// No more than the ring's size is under way, so that the completion ring,
 	// of the same size, never makes the kernel wait.
 	n := s.tx.room(min(len(d), len(s.tx.entries)-s.sending))
-	sent := 0
+	sent, bytes := 0, uint64(0)
 	for i := range n {
 		f := d[i].Addr >> u.shift
 		if !u.leaveCaller(f) {
@@ -124,12 +127,14 @@ func (s *Socket) Transmit(d []Desc) int {
 		}
 		u.place[f] = s.atTX
 		s.tx.put(sent, Desc{Addr: d[i].Addr, Len: d[i].Len})
+		bytes += uint64(d[i].Len)
 		sent++
 	}
 	if sent > 0 {
 		s.tx.submit(sent)
 		s.sending += sent
 		u.tx += sent
+		count(&s.traffic.txPackets, &s.traffic.txBytes, sent, bytes)
 	}
 	return n
 }

@@ -1,0 +1,241 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.uber.org/automaxprocs/maxprocs"
+
+	"sluice/internal/config"
+	"sluice/internal/control"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+	"sluice/internal/route"
+)
+
+// Options are what the command line adds to the configuration.
+type Options struct {
+	ConfigPath   string
+	DetachOnExit bool
+	Socket       string // overrides control.socket; "" = as configured
+	Version      control.Version
+	Logger       *slog.Logger
+	Reload       <-chan struct{} // SIGHUP
+}
+
+// Daemon is a running gateway.
+type Daemon struct {
+	options Options
+	log     *slog.Logger
+	started time.Time
+
+	plane  *plane
+	mirror *route.Mirror
+	publisher
+	view view // what status shows of the control goroutine's state
+
+	routesChanged chan *fib.Snapshot
+	reloads       chan reloadRequest
+}
+
+// Run is `sluice run`: it returns when ctx is done and everything was taken
+// down, or with the first error that forwarding cannot survive.
+func Run(ctx context.Context, o Options) error {
+	c, warnings, err := load(o.ConfigPath)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		o.Logger.Warn(w)
+	}
+	d := &Daemon{
+		options: o, log: o.Logger, started: time.Now(),
+		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest),
+	}
+	if err := d.build(c, warnings); err != nil {
+		return err
+	}
+	err = d.serve(ctx)
+	return errors.Join(err, d.takeDown())
+}
+
+// load reads a configuration and returns its warnings with it. The mistakes of
+// a refused one are a *control.Refusal.
+func load(path string) (*config.Config, []string, error) {
+	c, mistakes := config.Load(path)
+	var lines []string
+	for _, m := range mistakes {
+		if c != nil || !m.Warning {
+			lines = append(lines, m.String())
+		}
+	}
+	if c != nil {
+		return c, lines, nil
+	}
+	reason := lines[0]
+	if len(lines) > 1 {
+		reason = fmt.Sprintf("%s (and %d more mistakes: `sluice check --config %s`)", reason, len(lines)-1, path)
+	}
+	return nil, nil, &control.Refusal{Reason: reason, Mistakes: lines}
+}
+
+// build brings up the data plane behind the first snapshot.
+func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
+	pol, err := policy(c)
+	if err != nil {
+		return err
+	}
+	if d.plane, err = buildPlane(c); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.takeDown())
+		}
+	}()
+	// Workers spin on threads of their own; the control plane and the
+	// collector need room beside them.
+	if _, err := maxprocs.Set(maxprocs.Min(len(d.plane.threads)+2), maxprocs.Logger(func(f string, args ...any) {
+		d.log.Debug(fmt.Sprintf(f, args...))
+	})); err != nil {
+		return fmt.Errorf("GOMAXPROCS: %w", err)
+	}
+	var names []string
+	for _, i := range c.Interfaces {
+		names = append(names, i.Name)
+	}
+	if d.mirror, err = route.New(route.Config{Interfaces: names, Logger: d.log}); err != nil {
+		return err
+	}
+	d.publisher = *newPublisher(d.log, d.plane.table, d.plane.steering, &d.plane.pointer)
+	d.publisher.adopted = d.plane.adopted
+	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
+	d.view.warnings, d.view.loaded = warnings, d.started
+	if err := d.publish(); err != nil {
+		return err
+	}
+	d.reserveHostPorts()
+	d.refresh()
+	return d.plane.start()
+}
+
+// housekeeping is how often the ports of the host's own sockets are read, so
+// that NAT does not hand them out, and how often the workers' load is sampled.
+const housekeeping = time.Second
+
+// serve answers and follows changes until ctx is done.
+func (d *Daemon) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 3)
+	go func() { failed <- d.mirror.Run(ctx, d.routeChange) }()
+	go d.resolveNeighbours(ctx)
+	socket := d.config.Control.Socket
+	if d.options.Socket != "" {
+		socket = d.options.Socket
+	}
+	listener, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	server := control.NewServer(d, d.options.Version, d.log)
+	go func() { failed <- server.Serve(ctx, listener) }()
+	d.log.Info("forwarding", "interfaces", len(d.plane.nics), "workers", len(d.plane.threads), "control", socket)
+	if err := notify("READY=1\nSTATUS=forwarding"); err != nil {
+		d.log.Warn(err.Error())
+	}
+	return d.loop(ctx, failed)
+}
+
+// loop is the control goroutine: the only one that publishes.
+func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
+	tick := time.NewTicker(housekeeping)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_ = notify("STOPPING=1")
+			return nil
+		case err := <-failed:
+			if err != nil && ctx.Err() == nil {
+				return err
+			}
+		case s := <-d.routesChanged:
+			d.routes = s
+			if err := d.publish(); err != nil {
+				d.log.Error("routes changed, and could not be followed", "error", err)
+			}
+		case r := <-d.reloads:
+			r.done <- d.reload("control socket")
+		case <-d.options.Reload:
+			d.reload("SIGHUP")
+		case <-tick.C:
+			d.reserveHostPorts()
+			d.reuseDrained()
+			for _, t := range d.plane.threads {
+				t.measure()
+			}
+		}
+		d.refresh()
+	}
+}
+
+// routeChange hands the newest routes to the control goroutine; an older one
+// that was not taken yet is replaced.
+func (d *Daemon) routeChange(s *fib.Snapshot) {
+	for {
+		select {
+		case d.routesChanged <- s:
+			return
+		default:
+		}
+		select {
+		case <-d.routesChanged:
+		default:
+		}
+	}
+}
+
+// resolveNeighbours passes on what workers ask for.
+func (d *Daemon) resolveNeighbours(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-d.plane.resolve:
+			d.mirror.Resolve(n.Port, n.Addr)
+		}
+	}
+}
+
+// reserveHostPorts keeps the ports of the host's own sockets out of the search
+// (CVE-2021-3773: a mapping must not shadow a listening port).
+func (d *Daemon) reserveHostPorts() {
+	ports, err := d.mirror.HostPorts()
+	if err != nil {
+		d.log.Warn("the host's ports could not be read; NAT may choose one that a local socket uses", "error", err)
+		return
+	}
+	for addr, x := range d.externals {
+		at := ports.At(addr)
+		x.Reserve(packet.ProtoTCP, &at.TCP)
+		x.Reserve(packet.ProtoUDP, &at.UDP)
+	}
+}
+
+// takeDown stops forwarding and gives everything back.
+func (d *Daemon) takeDown() error {
+	var errs []error
+	errs = append(errs, d.plane.close())
+	if d.mirror != nil {
+		d.mirror.Close()
+	}
+	err := errors.Join(errs...)
+	if err == nil {
+		d.log.Info("stopped; the steering program was taken away, the kernel routes again")
+	}
+	return err
+}

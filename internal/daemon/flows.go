@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"sluice/conntrack"
+	"sluice/internal/control"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+)
+
+// Flows implements control.Gateway.
+func (d *Daemon) Flows(ctx context.Context, filter control.Filter, yield func(control.Flow) error) error {
+	var err error
+	d.eachFlow(func(f *control.Flow) bool {
+		if err = ctx.Err(); err == nil && filter.Match(f) {
+			err = yield(*f)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// CountFlows implements control.Gateway.
+func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control.FlowCount, error) {
+	c := d.plane.table.Count()
+	out := control.FlowCount{Count: c.Flows, Capacity: c.FlowCapacity}
+	if filter.All() {
+		return out, nil
+	}
+	out.Count = 0
+	d.eachFlow(func(f *control.Flow) bool {
+		if filter.Match(f) {
+			out.Count++
+		}
+		return ctx.Err() == nil
+	})
+	return out, ctx.Err()
+}
+
+// eachFlow calls f with every live flow until it returns false.
+func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
+	clock := d.plane.threads[0].clock
+	var cursor conntrack.Cursor
+	d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
+		now := clock.now()
+		flow := flowOf(&s, tick(now), time.Now().Add(-time.Duration(now)))
+		return f(&flow)
+	})
+}
+
+// flowOf words a flow for the control socket. boot is the wall time at which
+// CLOCK_MONOTONIC was 0.
+func flowOf(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) control.Flow {
+	left := int64(int32(s.Timeout-(now-s.LastSeen))) / conntrack.TicksPerSecond
+	f := control.Flow{
+		Protocol: protocol(s.Original.Proto), State: s.State.String(), Kind: s.Kind.String(),
+		Original: tupleOf(s.Original), TimeoutSeconds: max(left, 0),
+		Packets: control.Pair{Original: s.Packets[0], Reply: s.Packets[1]},
+		Bytes:   control.Pair{Original: s.Bytes[0], Reply: s.Bytes[1]},
+		Created: boot.Add(time.Duration(s.Created) * time.Duration(nanosPerTick)).Truncate(time.Millisecond),
+	}
+	if s.Kind != conntrack.ServiceDSR {
+		reply := tupleOf(s.Reply)
+		f.Reply = &reply
+	}
+	return f
+}
+
+// tupleOf words a tuple; an echo has its identifier as source port, whichever
+// way it goes.
+func tupleOf(t conntrack.Tuple) control.Tuple {
+	out := control.Tuple{Src: fib.Addr(t.Src), Dst: fib.Addr(t.Dst), Sport: t.SrcPort, Dport: t.DstPort}
+	if t.Proto == packet.ProtoICMP {
+		out.Sport, out.Dport = t.SrcPort|t.DstPort, 0
+	}
+	return out
+}
+
+func protocol(p uint8) string {
+	switch p {
+	case packet.ProtoTCP:
+		return "tcp"
+	case packet.ProtoUDP:
+		return "udp"
+	case packet.ProtoICMP:
+		return "icmp"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// tableStatus says how full the tables are, and of what.
+func (d *Daemon) tableStatus(s *control.Status) {
+	c := d.plane.table.Count()
+	s.Flows = control.FlowUsage{
+		Usage: control.Usage{Used: c.Flows, Capacity: c.FlowCapacity}, Protocols: map[string]int{}, States: map[string]int{},
+	}
+	s.Mappings = control.Usage{Used: c.Mappings, Capacity: c.MappingCapacity}
+	s.Sources = control.Usage{Used: c.Sources, Capacity: c.SourceCapacity}
+	for state, n := range c.States {
+		if n > 0 {
+			st := conntrack.State(state)
+			s.Flows.States[st.String()] += n
+			s.Flows.Protocols[stateProtocol(st)] += n
+		}
+	}
+}
+
+// stateProtocol is the protocol whose flows can be in a state.
+func stateProtocol(s conntrack.State) string {
+	switch s {
+	case conntrack.UDPUnreplied, conntrack.UDPReplied:
+		return "udp"
+	case conntrack.ICMPQuery:
+		return "icmp"
+	case conntrack.OtherProtocol:
+		return "other"
+	}
+	return "tcp"
+}

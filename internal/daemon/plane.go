@@ -1,0 +1,225 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/conntrack"
+	"sluice/internal/config"
+	"sluice/internal/flowmem"
+	"sluice/internal/gateway"
+	"sluice/xdp"
+)
+
+// plane is the data plane: the interfaces, the steering program, the flow table
+// and the worker threads.
+type plane struct {
+	nics     []*xdp.NIC
+	steering *xdp.Steering
+	memory   *flowmem.Memory
+	table    *conntrack.Table
+	threads  []*thread
+	resolve  chan gateway.Neighbour
+	pointer  atomic.Pointer[gateway.Snapshot]
+}
+
+// staleAfter is how old a worker's heartbeat may be before the steering program
+// stops sending it packets.
+const staleAfter = time.Second
+
+// spareFrames are the frames of a worker beyond those in its rings: a burst, and
+// those that wait for neighbours.
+const spareFrames = 512
+
+// buildPlane sets everything up that needs the configuration alone. Nothing is
+// attached yet: no packet is touched before start.
+func buildPlane(c *config.Config) (_ *plane, err error) {
+	p := &plane{resolve: make(chan gateway.Neighbour, 256)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	for _, i := range c.Interfaces {
+		nic, err := xdp.Probe(i.Name)
+		if err != nil {
+			return nil, err
+		}
+		if n := int(i.Queues); n != 0 && n != nic.RXQueues {
+			return nil, fmt.Errorf("interfaces: %s: queues: %d is configured and the interface has %d; set it with `ethtool -L %s combined %d` or write queues: all",
+				i.Name, n, nic.RXQueues, i.Name, n)
+		}
+		p.nics = append(p.nics, nic)
+	}
+	cpus, err := allowedCPUs(c.CPUs)
+	if err != nil {
+		return nil, err
+	}
+	plans, err := xdp.Plan(p.nics, len(cpus))
+	if err != nil {
+		return nil, err
+	}
+	if err := p.makeTable(c, len(plans)); err != nil {
+		return nil, err
+	}
+	if err := p.loadSteering(c, len(plans)); err != nil {
+		return nil, err
+	}
+	return p, p.makeThreads(c, plans, cpus)
+}
+
+func (p *plane) makeTable(c *config.Config, workers int) error {
+	cfg := conntrack.Config{MaxFlows: c.Conntrack.MaxFlows, Workers: workers, Timeouts: *timeouts(&c.Conntrack.Timeouts)}
+	var seed [16]byte
+	rand.Read(seed[:]) // never fails (crypto/rand)
+	for i, b := range seed {
+		cfg.Seed[i/8] |= uint64(b) << (i % 8 * 8)
+	}
+	var err error
+	if p.memory, err = flowmem.Anonymous(conntrack.Size(cfg)); err != nil {
+		return err
+	}
+	p.table, err = conntrack.New(p.memory.Bytes(), cfg)
+	return err
+}
+
+func (p *plane) loadSteering(c *config.Config, workers int) error {
+	cfg := xdp.SteeringConfig{
+		Workers: workers, OnFailure: failure(c.OnFailure), StaleAfter: staleAfter,
+		MaxAddresses: maxExternals, HeldAddresses: maxExternals,
+	}
+	for i, nic := range p.nics {
+		mode, _ := xdp.ParseMode(string(c.Interfaces[i].Mode))
+		cfg.Ports = append(cfg.Ports, xdp.SteeringPort{
+			NIC: nic, Queues: nic.RXQueues, Mode: mode,
+		})
+	}
+	var err error
+	p.steering, err = xdp.LoadSteering(cfg)
+	return err
+}
+
+func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int) error {
+	clock, err := newClock()
+	if err != nil {
+		return err
+	}
+	modes := make([]xdp.Mode, len(p.nics))
+	for i := range modes {
+		modes[i], _ = xdp.ParseMode(string(c.Interfaces[i].Mode))
+	}
+	for id, plan := range plans {
+		t := &thread{id: id, cpu: cpus[id], clock: &clock, beat: p.steering.Heartbeat(id)}
+		t.nap = p.table.Count().FlowCapacity/len(plans)/int(sweepTime/napTime) + 1
+		t.umem, t.ports, err = xdp.OpenPorts(plan, xdp.PortsConfig{Modes: modes, Spare: spareFrames, HugePages: true})
+		if err != nil {
+			return err
+		}
+		t.waiter, err = xdp.NewWaiter(xdp.WaiterConfig{Ports: t.ports, Yield: len(cpus) < 2*len(plans)+1})
+		if err != nil {
+			return errors.Join(err, xdp.ClosePorts(t.umem, t.ports))
+		}
+		p.threads = append(p.threads, t)
+	}
+	return nil
+}
+
+// start connects the workers to their queues and attaches the steering program:
+// from here on packets flow. The first snapshot must have been published.
+func (p *plane) start() error {
+	for _, t := range p.threads {
+		cfg := gateway.Config{ID: t.id, Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve}
+		rand.Read(cfg.Seed[:])
+		for _, port := range t.ports {
+			cfg.Ports = append(cfg.Ports, port)
+		}
+		t.worker = gateway.New(cfg)
+		if err := t.start(); err != nil {
+			return err
+		}
+		for i, port := range t.ports {
+			for _, s := range port.Sockets() {
+				if !s.Receives() {
+					continue
+				}
+				if err := p.steering.SetSocket(i, s.Queue(), s.FD()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for i := range p.nics {
+		if err := p.steering.Attach(i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wake ends the sleep of every worker, so that a new snapshot is seen at once.
+func (p *plane) wake() {
+	for _, t := range p.threads {
+		if t.done != nil {
+			_ = t.waiter.Wake() // the nap ends by itself otherwise
+		}
+	}
+}
+
+// adopted returns when every running worker uses s, so that nothing that only
+// older snapshots name is in use any more.
+func (p *plane) adopted(s *gateway.Snapshot) {
+	p.wake()
+	for _, t := range p.threads {
+		for t.running() && t.worker.Adopted() != s {
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
+// close stops the workers and gives everything back. The steering program goes
+// last, so that nothing reaches the kernel that was meant for a worker.
+func (p *plane) close() error {
+	var errs []error
+	for _, t := range p.threads {
+		errs = append(errs, t.halt())
+	}
+	for _, t := range p.threads {
+		errs = append(errs, t.close())
+	}
+	if p.steering != nil {
+		errs = append(errs, p.steering.Close())
+	}
+	if p.memory != nil {
+		errs = append(errs, p.memory.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// allowedCPUs lists the CPUs for workers: those asked for, or those that the
+// process may run on.
+func allowedCPUs(asked []int) ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("sched_getaffinity: %w", err)
+	}
+	if len(asked) > 0 {
+		for _, cpu := range asked {
+			if !set.IsSet(cpu) {
+				return nil, fmt.Errorf("cpus: CPU %d does not exist or this process may not use it; see `taskset -cp $$`", cpu)
+			}
+		}
+		return asked, nil
+	}
+	var cpus []int
+	for cpu := range 8 * len(set) * 8 {
+		if set.IsSet(cpu) {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpus, nil
+}

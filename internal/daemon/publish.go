@@ -1,0 +1,278 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"sluice/conntrack"
+	"sluice/internal/config"
+	"sluice/internal/fib"
+	"sluice/internal/gateway"
+	"sluice/nat"
+	"sluice/xdp"
+)
+
+// publisher turns what the control plane knows (configuration, routes,
+// addresses) into what the data plane reads: the workers' Snapshot and the
+// steering program's maps. It belongs to the daemon's control goroutine.
+type publisher struct {
+	log      *slog.Logger
+	table    *conntrack.Table
+	steering *xdp.Steering
+	pointer  *atomic.Pointer[gateway.Snapshot]
+	adopted  func(*gateway.Snapshot) // returns when every worker uses it
+
+	config    *config.Config
+	policy    *nat.Policy
+	routes    *fib.Snapshot
+	externals map[uint32]*external
+	draining  map[uint32]*external // removed, but flows still hold ports of them
+	held      []bool               // indices of the steering program's bitmaps in use
+	macs      [gateway.MaxPorts][6]byte
+	pools     [gateway.MaxPorts]struct {
+		list []*conntrack.External
+		pool *nat.Pool
+	}
+}
+
+// inUse counts the ports of one protocol that mappings hold.
+func (x *external) inUse(space int) (n int) {
+	const words = conntrack.HeldWords / 3
+	for i := range words {
+		n += bits.OnesCount64(atomic.LoadUint64(&x.words[space*words+i]))
+	}
+	return n
+}
+
+// external is an address that flows are masqueraded to, with the bitmap by
+// which the steering program knows its held ports.
+type external struct {
+	*conntrack.External
+	words []uint64 // of the steering program's map
+	held  int      // their index in it
+	kind  xdp.AddressKind
+	ports []fib.PortID // the outside ports whose flows use it
+	pool  bool         // listed in masquerade.addresses, not an interface's own
+}
+
+// maxExternals bounds the external addresses, pool and interfaces together.
+const maxExternals = config.MaxExternals + gateway.MaxPorts
+
+func newPublisher(log *slog.Logger, table *conntrack.Table, steering *xdp.Steering, pointer *atomic.Pointer[gateway.Snapshot]) *publisher {
+	return &publisher{
+		log: log, table: table, steering: steering, pointer: pointer,
+		externals: map[uint32]*external{}, draining: map[uint32]*external{}, held: make([]bool, maxExternals),
+	}
+}
+
+// publish makes the configuration and the routes at hand take effect. The order
+// is that of the packets: an address is known to the steering program and to the
+// flow table before a worker can use it, and forgotten only after every worker
+// has stopped.
+func (p *publisher) publish() error {
+	wanted := p.wanted()
+	if err := p.addExternals(wanted); err != nil {
+		return err
+	}
+	if err := p.steer(); err != nil {
+		return err
+	}
+	p.table.SetTimeouts(timeouts(&p.config.Conntrack.Timeouts))
+	next := p.build(wanted)
+	p.pointer.Store(next)
+	p.adopted(next)
+	return p.dropExternals(wanted)
+}
+
+// wanted lists the external addresses that the configuration asks for, as the
+// interfaces stand now, with the ports that use each.
+func (p *publisher) wanted() map[uint32]*external {
+	wanted := map[uint32]*external{}
+	use := func(addr uint32, port fib.PortID, pool bool) {
+		w := wanted[addr]
+		if w == nil {
+			w = &external{pool: pool}
+			wanted[addr] = w
+		}
+		w.ports = append(w.ports, port)
+	}
+	m := &p.config.Masquerade
+	if !m.Enabled {
+		return wanted
+	}
+	for i := range p.config.Interfaces {
+		port := fib.PortID(i)
+		if role(p.config.Interfaces[i].Role) == gateway.RoleInside {
+			continue
+		}
+		for _, a := range m.Addresses {
+			if !a.Auto {
+				eachAddress(a.Prefix, func(addr uint32) { use(addr, port, true) })
+			} else if iface := p.routes.Interface(port); iface != nil && iface.Primary != 0 {
+				use(iface.Primary, port, false)
+			}
+		}
+	}
+	return wanted
+}
+
+// eachAddress calls f with every address of a prefix.
+func eachAddress(prefix netip.Prefix, f func(uint32)) {
+	first := fib.U32(prefix.Masked().Addr())
+	for i := range uint32(1) << (32 - prefix.Bits()) {
+		f(first + i)
+	}
+}
+
+// kind is what the steering program has to know about an external address.
+func (p *publisher) kind(addr uint32) xdp.AddressKind {
+	if p.routes.Local(addr) {
+		return xdp.AddrShared
+	}
+	return xdp.AddrPool
+}
+
+func (p *publisher) addExternals(wanted map[uint32]*external) error {
+	p.reuseDrained()
+	for addr, w := range wanted {
+		x, kind := p.externals[addr], p.kind(addr)
+		if x == nil {
+			var err error
+			if x, err = p.newExternal(addr); err != nil {
+				return err
+			}
+			x.pool = w.pool
+			p.log.Info("external address added", "address", fib.Addr(addr), "shared", kind == xdp.AddrShared)
+		}
+		if x.kind != kind {
+			if err := p.steering.SetAddress(addr, kind, x.held); err != nil {
+				return err
+			}
+			x.kind = kind
+		}
+		x.ports = w.ports
+	}
+	return nil
+}
+
+// newExternal makes an address known to the flow table. One that comes back
+// before its last flow has ended comes back as it was.
+func (p *publisher) newExternal(addr uint32) (*external, error) {
+	x := p.draining[addr]
+	if x == nil {
+		held := slices.Index(p.held, false)
+		if held < 0 {
+			return nil, fmt.Errorf("masquerade.addresses: more than %d external addresses; list fewer", maxExternals)
+		}
+		p.held[held] = true
+		words := p.steering.HeldPorts(held)
+		x = &external{External: conntrack.NewExternal(addr, words), words: words, held: held}
+	}
+	x.kind = 0
+	delete(p.draining, addr)
+	if err := p.table.AddExternal(x.External); err != nil {
+		return nil, err
+	}
+	p.externals[addr] = x
+	return x, nil
+}
+
+// dropExternals ends the addresses that are no longer wanted; their flows end
+// with them.
+func (p *publisher) dropExternals(wanted map[uint32]*external) error {
+	for addr, x := range p.externals {
+		if wanted[addr] != nil {
+			continue
+		}
+		delete(p.externals, addr)
+		p.table.RemoveExternal(x.External)
+		p.draining[addr] = x
+		p.log.Info("external address removed, its flows end", "address", fib.Addr(addr))
+		if err := p.steering.DeleteAddress(addr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reuseDrained frees the bitmaps of removed addresses whose last mapping is
+// gone: until then its release still clears bits there.
+func (p *publisher) reuseDrained() {
+	for addr, x := range p.draining {
+		if x.Claimed() == 0 {
+			p.held[x.held] = false
+			delete(p.draining, addr)
+		}
+	}
+}
+
+// steer brings the steering program up to date with the routes and the
+// interfaces.
+func (p *publisher) steer() error {
+	var routes []xdp.SteeringRoute
+	for _, r := range p.routes.Steer() {
+		routes = append(routes, xdp.SteeringRoute{Prefix: r.Prefix, ToWorker: r.ToWorker})
+	}
+	if err := p.steering.SetRoutes(routes); err != nil {
+		return err
+	}
+	for i := range p.config.Interfaces {
+		iface := p.routes.Interface(fib.PortID(i))
+		if iface == nil || iface.MAC == p.macs[i] {
+			continue
+		}
+		if err := p.steering.SetMAC(i, iface.MAC); err != nil {
+			return err
+		}
+		p.macs[i] = iface.MAC
+	}
+	return nil
+}
+
+// build makes the workers' snapshot.
+func (p *publisher) build(wanted map[uint32]*external) *gateway.Snapshot {
+	m := &p.config.Masquerade
+	last := p.pointer.Load()
+	s := &gateway.Snapshot{
+		Policy: p.policy, Routes: p.routes,
+		Ports: nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
+	}
+	for i := range p.config.Interfaces {
+		s.Roles[i] = role(p.config.Interfaces[i].Role)
+	}
+	for i := range p.config.Interfaces {
+		s.Pools[i] = p.pool(fib.PortID(i), wanted)
+	}
+	if last != nil {
+		s.Generation = last.Generation
+		if !s.DecidesLike(last) {
+			s.Generation++
+		}
+	}
+	return s
+}
+
+// pool returns the external addresses of flows that leave by port: the same
+// pool as before, if its addresses are the same.
+func (p *publisher) pool(port fib.PortID, wanted map[uint32]*external) *nat.Pool {
+	var list []*conntrack.External
+	for addr, w := range wanted {
+		if slices.Contains(w.ports, port) {
+			list = append(list, p.externals[addr].External)
+		}
+	}
+	slices.SortFunc(list, func(a, b *conntrack.External) int { return cmp.Compare(a.Address(), b.Address()) })
+	if slices.Equal(list, p.pools[port].list) {
+		return p.pools[port].pool
+	}
+	p.pools[port].list, p.pools[port].pool = list, nil
+	if len(list) > 0 {
+		p.pools[port].pool = nat.NewPool(list...)
+	}
+	return p.pools[port].pool
+}

@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"sluice/internal/config"
+	"sluice/internal/control"
+)
+
+// reloadRequest asks the control goroutine to read the configuration again.
+type reloadRequest struct {
+	done chan reloadAnswer
+}
+
+type reloadAnswer struct {
+	result control.ReloadResult
+	err    error
+}
+
+// Reload implements control.Gateway: it returns when every worker uses the new
+// configuration, or with the reason why nothing changed.
+func (d *Daemon) Reload(ctx context.Context) (control.ReloadResult, error) {
+	r := reloadRequest{done: make(chan reloadAnswer, 1)}
+	select {
+	case d.reloads <- r:
+	case <-ctx.Done():
+		return control.ReloadResult{}, ctx.Err()
+	}
+	a := <-r.done
+	return a.result, a.err
+}
+
+// reload reads the file again, and keeps how it went for status.
+func (d *Daemon) reload(by string) reloadAnswer {
+	_ = notify("RELOADING=1")
+	defer func() { _ = notify("READY=1") }()
+	result, err := d.tryReload()
+	d.view.lastReload = &control.LastReload{At: time.Now()}
+	if err != nil {
+		d.view.lastReload.Error = err.Error()
+		d.log.Error("reload refused, nothing changed", "by", by, "error", err)
+		return reloadAnswer{err: err}
+	}
+	d.log.Info("reloaded", "by", by, "file", result.Path, "changed", result.Changed)
+	for _, w := range result.Warnings {
+		d.log.Warn(w)
+	}
+	return reloadAnswer{result: result}
+}
+
+// tryReload changes nothing until all that can be refused was not.
+func (d *Daemon) tryReload() (control.ReloadResult, error) {
+	path := d.options.ConfigPath
+	c, warnings, err := load(path)
+	if err != nil {
+		return control.ReloadResult{}, err
+	}
+	if keys := needRestart(d.config, c); len(keys) > 0 {
+		return control.ReloadResult{}, fmt.Errorf("%s: %s cannot change while running: `systemctl restart sluice`; nothing was changed",
+			path, strings.Join(keys, ", "))
+	}
+	pol, err := policy(c)
+	if err != nil {
+		return control.ReloadResult{}, err
+	}
+	old, oldPolicy := d.config, d.policy
+	d.config, d.policy = c, pol
+	if err := d.publish(); err != nil {
+		d.config, d.policy = old, oldPolicy
+		return control.ReloadResult{}, errors.Join(err, d.publish())
+	}
+	d.view.warnings, d.view.loaded = warnings, time.Now()
+	return control.ReloadResult{
+		Path: path, Loaded: d.view.loaded, Changed: !reflect.DeepEqual(old, c), Warnings: warnings,
+	}, nil
+}
+
+// needRestart names the keys that differ and that a running gateway cannot
+// change.
+func needRestart(old, new *config.Config) (keys []string) {
+	for _, k := range []struct {
+		key  string
+		a, b any
+	}{
+		{"interfaces", withoutLines(old.Interfaces), withoutLines(new.Interfaces)},
+		{"conntrack.max-flows", old.Conntrack.MaxFlows, new.Conntrack.MaxFlows},
+		{"state-file", old.StateFile, new.StateFile},
+		{"driver", old.Driver, new.Driver},
+		{"cpus", old.CPUs, new.CPUs},
+		{"control", old.Control, new.Control},
+	} {
+		if !reflect.DeepEqual(k.a, k.b) {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}
+
+// withoutLines is for comparing: an interface is the same wherever it stands in
+// the file.
+func withoutLines(list []config.Interface) []config.Interface {
+	out := append([]config.Interface(nil), list...)
+	for i := range out {
+		out[i].Line = 0
+	}
+	return out
+}

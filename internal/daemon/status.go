@@ -1,0 +1,179 @@
+package daemon
+
+import (
+	"os"
+	"sync"
+	"time"
+
+	"sluice/conntrack"
+	"sluice/internal/config"
+	"sluice/internal/control"
+	"sluice/internal/fib"
+	"sluice/internal/verdict"
+)
+
+// view is what the control goroutine knows and status shows. It writes its own
+// fields freely and hands a copy over with refresh; the copy alone is read by
+// others.
+type view struct {
+	warnings   []string
+	loaded     time.Time
+	lastReload *control.LastReload
+
+	mu   sync.Mutex
+	copy viewCopy
+}
+
+type viewCopy struct {
+	config     control.ConfigStatus
+	masquerade control.Masquerade
+	interfaces []fib.Interface
+	roles      []config.Role
+	externals  []externalCopy
+	timeouts   config.Timeouts
+	onFailure  config.Failure
+}
+
+type externalCopy struct {
+	*external
+	address control.ExternalAddress
+}
+
+// refresh hands the control goroutine's state over to whoever asks for status.
+func (d *Daemon) refresh() {
+	c := viewCopy{
+		config: control.ConfigStatus{
+			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
+		},
+		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
+	}
+	for i := range d.config.Interfaces {
+		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {
+			c.interfaces = append(c.interfaces, *iface)
+			c.roles = append(c.roles, d.config.Interfaces[i].Role)
+		}
+	}
+	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
+	for addr, x := range d.externals {
+		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Capacity: capacity}
+		if !x.pool {
+			a.Interface = d.config.Interfaces[x.ports[0]].Name
+		}
+		c.externals = append(c.externals, externalCopy{x, a})
+	}
+	d.view.mu.Lock()
+	defer d.view.mu.Unlock()
+	d.view.copy = c
+}
+
+func (v *view) get() viewCopy {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.copy
+}
+
+// masqueradeStatus words the policy as it is configured.
+func masqueradeStatus(c *config.Config) control.Masquerade {
+	m := &c.Masquerade
+	s := control.Masquerade{Enabled: m.Enabled, PortRange: m.PortRange.String()}
+	for _, r := range m.Sources {
+		s.Sources = append(s.Sources, r.Prefix)
+	}
+	exclude := func(rule string, list []config.Rule) {
+		for _, r := range list {
+			s.Exclusions = append(s.Exclusions, control.Exclusion{Rule: rule, Prefix: r.Prefix, Line: r.Line})
+		}
+	}
+	exclude("no-nat-source", m.NoNATSources)
+	exclude("native-routing", m.NativeRoutingCIDRs)
+	for _, n := range m.Nodes {
+		exclude("node", []config.Rule{{Prefix: hostPrefix(n.Address), Line: n.Line}})
+	}
+	if !m.LinkLocal {
+		exclude("link-local", []config.Rule{{Prefix: linkLocal}})
+	}
+	return s
+}
+
+// Status implements control.Gateway.
+func (d *Daemon) Status() control.Status {
+	v := d.view.get()
+	s := control.Status{
+		Version: d.options.Version, PID: os.Getpid(), Started: d.started, UptimeSeconds: time.Since(d.started).Seconds(),
+		Config: v.config, Masquerade: v.masquerade, Unsupported: d.mirror.Unsupported(), Timeouts: d.timeoutStatus(),
+	}
+	for _, x := range v.externals {
+		a := x.address
+		a.InUse = control.PortsInUse{TCP: x.inUse(0), UDP: x.inUse(1), ICMP: x.inUse(2)}
+		s.Masquerade.Addresses = append(s.Masquerade.Addresses, a)
+	}
+	d.tableStatus(&s)
+	d.workerStatus(&s)
+	d.interfaceStatus(&s, v)
+	d.steeringStatus(&s, v)
+	s.Degraded = degraded(&s)
+	return s
+}
+
+func (d *Daemon) timeoutStatus() control.Timeouts {
+	configured := d.view.get().timeouts
+	t := timeouts(&configured)
+	seconds := func(t conntrack.Tick) float64 { return float64(t) / conntrack.TicksPerSecond }
+	return control.Timeouts{
+		TCPEstablished: seconds(t.TCPEstablished), TCPTransitory: seconds(t.TCPTransitory), TCPSyn: seconds(t.TCPSyn),
+		TCPClose: seconds(t.TCPClose), TCPTimeWait: seconds(t.TCPTimeWait),
+		UDP: seconds(t.UDP), UDPUnreplied: seconds(t.UDPUnreplied), ICMP: seconds(t.ICMP), Other: seconds(t.Other),
+	}
+}
+
+func (d *Daemon) workerStatus(s *control.Status) {
+	now := d.plane.threads[0].clock.now()
+	for _, t := range d.plane.threads {
+		c := t.worker.Counters()
+		s.Workers = append(s.Workers, control.Worker{
+			ID: t.id, CPU: t.cpu, Running: t.running(), HeartbeatAgeSeconds: float64(now-t.lastBeat()) / 1e9,
+			Packets: c.Packets, Bursts: c.Bursts, Utilisation: t.utilisation(), Frames: t.frameStatus(),
+		})
+	}
+}
+
+func (d *Daemon) interfaceStatus(s *control.Status, v viewCopy) {
+	for i, iface := range v.interfaces {
+		out := control.Interface{
+			Name: iface.Name, Role: string(v.roles[i]), Up: iface.Up, Driver: d.plane.nics[i].Driver,
+			MAC: macString(iface.MAC), MTU: int(iface.MTU), Addresses: iface.Addresses,
+		}
+		for _, t := range d.plane.threads {
+			out.Queues = append(out.Queues, t.queueStatus(i)...)
+		}
+		s.Interfaces = append(s.Interfaces, out)
+	}
+}
+
+func (d *Daemon) steeringStatus(s *control.Status, v viewCopy) {
+	s.Steering.OnFailure = string(v.onFailure)
+	s.Steering.Pinned, s.Steering.Path = d.plane.steering.Pinned()
+	counters, err := d.plane.steering.Counters()
+	if err != nil {
+		d.log.Warn("steering counters", "error", err)
+	}
+	for _, c := range counters {
+		s.Steering.Counters = append(s.Steering.Counters, control.Counter{Name: c.Name, Packets: c.Packets})
+	}
+}
+
+// Drops implements control.Gateway.
+func (d *Daemon) Drops() control.Drops {
+	var sum [verdict.Count]uint64
+	for _, t := range d.plane.threads {
+		c := t.worker.Counters()
+		for r, n := range c.Drops {
+			sum[r] += n
+		}
+	}
+	out := control.Drops{At: time.Now()}
+	for _, r := range verdict.All() {
+		out.Reasons = append(out.Reasons, control.Drop{Reason: r.String(), Packets: sum[r], Explanation: r.Explain()})
+	}
+	return out
+}

@@ -1,0 +1,80 @@
+package daemon
+
+import (
+	"net"
+	"net/netip"
+	"time"
+
+	"sluice/conntrack"
+	"sluice/internal/config"
+	"sluice/internal/gateway"
+	"sluice/nat"
+	"sluice/xdp"
+)
+
+// role is the gateway's word for a configured role.
+func role(r config.Role) gateway.Role {
+	switch r {
+	case config.RoleInside:
+		return gateway.RoleInside
+	case config.RoleOutside:
+		return gateway.RoleOutside
+	case config.RoleBoth:
+		return gateway.RoleBoth
+	}
+	return gateway.RoleNone
+}
+
+// failure is the steering program's word for on-failure.
+func failure(f config.Failure) xdp.Failure {
+	if f == config.FailPass {
+		return xdp.FailPass
+	}
+	return xdp.FailDrop
+}
+
+// timeouts converts the configuration's durations to ticks, rounded up: a flow
+// never lives shorter than it was promised.
+func timeouts(t *config.Timeouts) *conntrack.Timeouts {
+	ticks := func(d config.Duration) conntrack.Tick {
+		return conntrack.Tick((time.Duration(d) + 100*time.Millisecond - 1) / (100 * time.Millisecond))
+	}
+	return &conntrack.Timeouts{
+		TCPEstablished: ticks(t.TCPEstablished), TCPTransitory: ticks(t.TCPTransitory), TCPSyn: ticks(t.TCPSyn),
+		TCPClose: ticks(t.TCPClose), TCPTimeWait: ticks(t.TCPTimeWait),
+		UDP: ticks(t.UDP), UDPUnreplied: ticks(t.UDPUnreplied), ICMP: ticks(t.ICMP), Other: ticks(t.Other),
+	}
+}
+
+// policy compiles the masquerade policy, the ip-masq-agent file included.
+func policy(c *config.Config) (*nat.Policy, error) {
+	m := &c.Masquerade
+	p := nat.PolicyConfig{Enabled: m.Enabled, MasqueradeLinkLocal: m.LinkLocal}
+	rules := func(list []config.Rule) (out []nat.Rule) {
+		for _, r := range list {
+			out = append(out, nat.Rule{Prefix: r.Prefix, Line: r.Line})
+		}
+		return out
+	}
+	p.Sources, p.NoNATSources, p.NativeRouting = rules(m.Sources), rules(m.NoNATSources), rules(m.NativeRoutingCIDRs)
+	for _, n := range m.Nodes {
+		p.Nodes = append(p.Nodes, nat.NodeRule{Address: n.Address, Line: n.Line})
+	}
+	if m.IPMasqAgentConfig != "" {
+		agent, err := config.LoadIPMasq(m.IPMasqAgentConfig)
+		if err != nil {
+			return nil, err
+		}
+		p.IPMasq = &nat.IPMasqConfig{NonMasquerade: agent.NonMasqueradeCIDRs, MasqLinkLocal: agent.MasqLinkLocal}
+	}
+	return nat.NewPolicy(p), nil
+}
+
+// linkLocal is the prefix that only masquerade-link-local masquerades towards.
+var linkLocal = netip.MustParsePrefix("169.254.0.0/16")
+
+// hostPrefix is an address as a prefix.
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// macString writes a link address as `ip link` does.
+func macString(mac [6]byte) string { return net.HardwareAddr(mac[:]).String() }

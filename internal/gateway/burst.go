@@ -1,0 +1,125 @@
+package gateway
+
+import (
+	"sluice/conntrack"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+	"sluice/nat"
+	"sluice/xdp"
+)
+
+// frame returns the bytes of a received frame. The capacity ends with the
+// frame, so that nothing can grow into the next one.
+func (w *Worker) frame(d xdp.Desc) []byte {
+	end := d.Addr + uint64(d.Len)
+	return w.bytes[d.Addr:end:end]
+}
+
+// burst passes n frames that arrived on port in through all stages.
+func (w *Worker) burst(in fib.PortID, n int) {
+	w.in = in
+	w.nDead = 0
+	keys := w.parse(n)
+	w.flows.LookupBurst(&w.lookup, keys, w.now)
+	for k := range keys {
+		w.decide(k)
+	}
+	if w.nDead > 0 {
+		w.memory.Free(w.dead[:w.nDead])
+	}
+}
+
+// parse validates each frame and classifies it. Packets that belong to a flow
+// get a slot in the lookup; their number is returned. Everything else, which is
+// rare, is dealt with here.
+func (w *Worker) parse(n int) (keys int) {
+	iface := w.snapshot.Routes.Interface(w.in)
+	virtual := iface != nil && iface.Virtual
+	c := &w.counters.Ports[w.in]
+	for i := range n {
+		d := w.frames[i]
+		c.RxPackets++
+		c.RxBytes += uint64(d.Len)
+		frame, p := w.frame(d), &w.packets[i]
+		if r := packet.Parse(frame, p); r != verdict.None {
+			w.refuse(d, frame, r)
+			continue
+		}
+		if virtual && packet.Partial(frame, p) {
+			packet.Complete(frame, p)
+			w.counters.Completed++
+		}
+		if p.Flags&(packet.FlagFragment|packet.FlagICMPError|packet.FlagOptions) != 0 && w.special(d, frame, p) {
+			continue
+		}
+		w.lookup.Keys[keys] = key(p)
+		w.index[keys] = uint8(i)
+		keys++
+	}
+	return keys
+}
+
+// special deals with the packets that the flow lookup cannot serve by itself
+// and reports whether it took the frame.
+func (w *Worker) special(d xdp.Desc, frame []byte, p *packet.Packet) bool {
+	switch {
+	case p.Is(packet.FlagOptions) && w.snapshot.DropOptions:
+		w.drop(d, verdict.OptionsRefused)
+	case p.Is(packet.FlagFragment):
+		w.fragment(d, frame, p)
+	case p.Is(packet.FlagICMPError):
+		w.icmpError(d, frame, p)
+	default:
+		return false
+	}
+	return true
+}
+
+// key is the five-tuple that a packet is looked up by, as it arrives.
+func key(p *packet.Packet) conntrack.Tuple {
+	return conntrack.Tuple{Src: p.Src, Dst: p.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort, Proto: p.Proto}
+}
+
+// refuse drops a frame that Parse would not have, unless it is an ARP request
+// that the gateway has to answer.
+func (w *Worker) refuse(d xdp.Desc, frame []byte, r verdict.Reason) {
+	if r == verdict.NotIPv4 && w.answerARP(d, frame) {
+		return
+	}
+	w.drop(d, r)
+}
+
+// decide takes the packet in lookup slot k to its verdict.
+func (w *Worker) decide(k int) {
+	i := w.index[k]
+	d, p := w.frames[i], &w.packets[i]
+	flow, dir := w.lookup.Flow[k], w.lookup.Dir[k]
+	if flow == nil {
+		var r verdict.Reason
+		if flow, dir, r = w.miss(p, w.lookup.Keys[k]); r != verdict.None {
+			w.drop(d, r)
+			return
+		}
+	}
+	if r := w.forward(d, w.frame(d), p, flow, dir); r != verdict.None {
+		w.drop(d, r)
+	}
+}
+
+// answerARP answers a request for an external address that the host does not
+// hold: nobody else would. Reports whether it took the frame.
+func (w *Worker) answerARP(d xdp.Desc, frame []byte) bool {
+	target, ok := nat.ARPTarget(frame)
+	if !ok || w.table.External(target) == nil || w.snapshot.Routes.Local(target) {
+		return false
+	}
+	iface := w.snapshot.Routes.Interface(w.in)
+	if iface == nil {
+		return false
+	}
+	nat.ARPReply(frame, iface.MAC)
+	w.queue(w.in, d)
+	w.counters.ARPReplies++
+	return true
+}

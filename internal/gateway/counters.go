@@ -1,0 +1,77 @@
+package gateway
+
+import (
+	"sync/atomic"
+
+	"sluice/internal/verdict"
+)
+
+// PortCounters count what a worker received and sent on one port. Bytes are
+// those of whole frames.
+type PortCounters struct {
+	RxPackets, RxBytes uint64
+	TxPackets, TxBytes uint64
+	RingFull           uint64 // frames that the transmit ring had no room for
+}
+
+// Counters are a worker's own. The worker adds to them plainly and publishes
+// copies; nobody else touches them.
+type Counters struct {
+	Drops [verdict.Count]uint64
+	Ports [MaxPorts]PortCounters
+
+	Completed  uint64 // partial transport checksums finished
+	ARPReplies uint64 // answers for pool addresses
+	Held       uint64 // frames that waited for a neighbour
+	Resolves   uint64 // neighbours asked for
+	Bursts     uint64
+	Packets    uint64
+}
+
+// words is the number of 64-bit words in Counters.
+const words = int(verdict.Count) + MaxPorts*5 + 6
+
+// published holds the words of a Counters as the control plane may read them.
+// Publishing happens a few times a second, so that the atomic stores cost a
+// packet nothing.
+type published [words]atomic.Uint64
+
+func (p *published) store(c *Counters) {
+	i := 0
+	put := func(v uint64) {
+		p[i].Store(v)
+		i++
+	}
+	for _, v := range c.Drops {
+		put(v)
+	}
+	for j := range c.Ports {
+		q := &c.Ports[j]
+		put(q.RxPackets)
+		put(q.RxBytes)
+		put(q.TxPackets)
+		put(q.TxBytes)
+		put(q.RingFull)
+	}
+	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets} {
+		put(v)
+	}
+}
+
+func (p *published) load() (c Counters) {
+	i := 0
+	get := func() uint64 {
+		i++
+		return p[i-1].Load()
+	}
+	for j := range c.Drops {
+		c.Drops[j] = get()
+	}
+	for j := range c.Ports {
+		c.Ports[j] = PortCounters{get(), get(), get(), get(), get()}
+	}
+	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets} {
+		*v = get()
+	}
+	return c
+}

@@ -1,0 +1,151 @@
+package gateway
+
+import (
+	"sluice/conntrack"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+	"sluice/nat"
+	"sluice/xdp"
+)
+
+// forward sends a packet of a known flow on its way: next hop, TTL, MTU,
+// rewrite, out queue. On a reason other than None the frame is still the
+// caller's and nothing was counted to the flow.
+func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
+	s := w.snapshot
+	// A packet of the right five-tuple from the wrong side is not the flow's.
+	if s.Roles[w.in] != s.Roles[arrival(flow, dir)] {
+		return verdict.SpoofedSource
+	}
+	if p.TTL <= 1 {
+		return verdict.TTLExpired // RFC 1812 5.3.1
+	}
+	id := fib.HopID(flow.NextHop(dir))
+	var hop fib.Hop
+	if flow.NextHop(dir)>>16 == uint32(s.Generation) && id != 0 {
+		hop = *s.Routes.Hop(id)
+	} else {
+		var r verdict.Reason
+		if id, hop, r = w.route(p, flow, dir); r != verdict.None {
+			return r
+		}
+		flow.SetNextHop(dir, s.hopKey(id))
+	}
+	if p.Length() > int(hop.MTU) {
+		return verdict.FragmentationNeeded
+	}
+	src := p.Src
+	if r := w.ready(&hop, src); r != verdict.None {
+		return r
+	}
+	w.flows.Update(flow, dir, p)
+	flow.Touch(dir, p.Length(), w.now)
+	nat.Rewrite(frame, p, flow.Translated(dir))
+	nat.DecrementTTL(frame, p)
+	d.Len = uint32(p.End)
+	w.send(d, frame, p, src, &hop)
+	return verdict.None
+}
+
+// arrival is the port on which packets of direction dir arrived when the flow
+// was created.
+func arrival(flow *conntrack.Flow, dir conntrack.Direction) fib.PortID {
+	if dir == conntrack.Original {
+		return flow.InPort()
+	}
+	return flow.OutPort()
+}
+
+// route finds the next hop for a direction of a flow, and decides again whether
+// the flow may leave that way: the routes, the addresses or the policy changed
+// since it was created, or nobody asked yet.
+func (w *Worker) route(p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) (fib.HopID, fib.Hop, verdict.Reason) {
+	s := w.snapshot
+	to := flow.Translated(dir)
+	id, hop := s.Routes.Lookup(to.Dst, p.Src, w.in, pathHash(p.Src))
+	if r := hopReason(&hop); r != verdict.None {
+		return 0, hop, r
+	}
+	if !s.leavesOutside(hop.Port, to.Dst) {
+		return id, hop, verdict.None
+	}
+	if to.Src != p.Src {
+		// Masquerade: the address must be one that answers come back to.
+		if !s.ownsExternal(hop.Port, to.Src) {
+			w.flows.Retire(flow, verdict.ExternalAddressMoved)
+			return 0, hop, verdict.ExternalAddressMoved
+		}
+	} else if s.fromInside(w.in, p.Src) && s.Policy.Decide(p.Src, to.Dst).Masquerade {
+		w.flows.Retire(flow, verdict.WouldLeakSource)
+		return 0, hop, verdict.WouldLeakSource
+	}
+	return id, hop, verdict.None
+}
+
+// hopReason is why a route's answer forbids forwarding, or None.
+func hopReason(hop *fib.Hop) verdict.Reason {
+	switch hop.Type {
+	case fib.Forward:
+		if !hop.Up {
+			return verdict.InterfaceDown
+		}
+		return verdict.None
+	case fib.Local:
+		return verdict.HostOwned
+	case fib.Kernel:
+		return verdict.KernelRoute
+	case fib.Unreachable:
+		return verdict.RouteUnreachable
+	case fib.Prohibit:
+		return verdict.RouteProhibited
+	case fib.Blackhole:
+		return verdict.RouteBlackhole
+	case fib.Broadcast:
+		return verdict.DirectedBroadcast
+	}
+	return verdict.NoRoute
+}
+
+// pathHash chooses among equal-cost paths by the inside source alone, so that
+// all flows of a host leave by the same uplink and keep one external address.
+func pathHash(src uint32) uint32 {
+	// Multiplication by the golden ratio: neighbouring hosts spread out.
+	return src * 0x9e3779b9
+}
+
+// ready reports whether the frame can be sent to hop, or has room to wait.
+func (w *Worker) ready(hop *fib.Hop, src uint32) verdict.Reason {
+	switch {
+	case hop.State == fib.Failed:
+		w.ask(hop)
+		return verdict.NeighbourUnresolved
+	case hop.State == fib.Unresolved && !w.hold.room(hop):
+		w.ask(hop)
+		return verdict.HoldFull
+	}
+	return verdict.None
+}
+
+// send queues a rewritten frame on its way out, or holds it until the neighbour
+// is known. src is the packet's source as it arrived, by which it was routed.
+func (w *Worker) send(d xdp.Desc, frame []byte, p *packet.Packet, src uint32, hop *fib.Hop) {
+	if hop.State != fib.Resolved {
+		w.hold.add(d, held{dst: p.Dst, src: src, in: w.in, port: hop.Port, gateway: hop.Gateway, since: w.now})
+		w.counters.Held++
+		w.ask(hop)
+		return
+	}
+	copy(frame[0:6], hop.MAC[:])
+	copy(frame[6:12], hop.Source[:])
+	w.queue(hop.Port, d)
+}
+
+// ask passes a neighbour to the control plane, which has the kernel resolve it.
+func (w *Worker) ask(hop *fib.Hop) {
+	select {
+	case w.resolve <- Neighbour{hop.Port, hop.Gateway}:
+		w.counters.Resolves++
+	default:
+	}
+}

@@ -1,0 +1,106 @@
+package gateway
+
+import (
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+	"sluice/nat"
+	"sluice/xdp"
+)
+
+// icmpError takes an ICMP error to the end of the flow that it is about. It
+// neither begins, ends nor refreshes a flow (RFC 4787 REQ-12, RFC 5382 REQ-10,
+// RFC 5508 REQ-6).
+func (w *Worker) icmpError(d xdp.Desc, frame []byte, p *packet.Packet) {
+	if r := w.translateError(d, frame, p); r != verdict.None {
+		w.drop(d, r)
+	}
+}
+
+func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verdict.Reason {
+	quotedTuple, quoted, r := nat.QuotedTuple(frame, p)
+	if r != verdict.None {
+		return r
+	}
+	// The quoted packet travelled the other way: what answers it would arrive
+	// here in direction dir, and so does the error.
+	flow, dir := w.flows.Find(quotedTuple.Reverse(), w.now)
+	if flow == nil {
+		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
+	}
+	s := w.snapshot
+	if s.Roles[w.in] != s.Roles[arrival(flow, dir)] {
+		return verdict.SpoofedSource
+	}
+	if p.TTL <= 1 {
+		return verdict.TTLExpired
+	}
+	before, after := flow.Tuple(dir), flow.Translated(dir)
+	src := p.Src
+	if before.Src != after.Src {
+		// RFC 5508 REQ-5: also the errors of an inner router leave with the
+		// external address.
+		src = after.Src
+	}
+	arrived := p.Src
+	_, hop, r := w.route(&packet.Packet{Src: before.Src}, flow, dir)
+	if r != verdict.None {
+		return r
+	}
+	if p.Length() > int(hop.MTU) {
+		return verdict.FragmentationNeeded
+	}
+	if r := w.ready(&hop, arrived); r != verdict.None {
+		return r
+	}
+	nat.RewriteError(frame, p, &quoted, flow.Tuple(dir.Opposite()), src, after.Dst)
+	nat.DecrementTTL(frame, p)
+	d.Len = uint32(p.End)
+	w.send(d, frame, p, arrived, &hop)
+	return verdict.None
+}
+
+// fragment forwards a fragment of a packet whose addresses stay as they are. A
+// fragment that would have to be translated is dropped: only the first one has
+// the ports.
+func (w *Worker) fragment(d xdp.Desc, frame []byte, p *packet.Packet) {
+	if r := w.forwardFragment(d, frame, p); r != verdict.None {
+		w.drop(d, r)
+	}
+}
+
+func (w *Worker) forwardFragment(d xdp.Desc, frame []byte, p *packet.Packet) verdict.Reason {
+	s := w.snapshot
+	if r := martian(p); r != verdict.None {
+		return r
+	}
+	if w.table.External(p.Dst) != nil {
+		return verdict.FragmentUnsupported
+	}
+	if s.Routes.Local(p.Src) || w.table.External(p.Src) != nil {
+		return verdict.OwnSource
+	}
+	if p.TTL <= 1 {
+		return verdict.TTLExpired
+	}
+	_, hop := s.Routes.Lookup(p.Dst, p.Src, w.in, pathHash(p.Src))
+	if r := hopReason(&hop); r != verdict.None {
+		return r
+	}
+	if s.fromInside(w.in, p.Src) {
+		if s.leavesOutside(hop.Port, p.Dst) && s.Policy.Decide(p.Src, p.Dst).Masquerade {
+			return verdict.FragmentUnsupported
+		}
+	} else if r := w.fromOutside(p); r != verdict.None {
+		return r
+	}
+	if p.Length() > int(hop.MTU) {
+		return verdict.FragmentationNeeded
+	}
+	if r := w.ready(&hop, p.Src); r != verdict.None {
+		return r
+	}
+	nat.DecrementTTL(frame, p)
+	d.Len = uint32(p.End)
+	w.send(d, frame, p, p.Src, &hop)
+	return verdict.None
+}
