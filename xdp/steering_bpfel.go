@@ -15,23 +15,23 @@ import (
 type steerReason uint32
 
 const (
-	steerReasonKERNEL_NOT_IPV4       steerReason = 0
-	steerReasonKERNEL_MULTICAST      steerReason = 1
-	steerReasonKERNEL_OTHER_MAC      steerReason = 2
-	steerReasonKERNEL_TRUNCATED      steerReason = 3
-	steerReasonKERNEL_FRAGMENT       steerReason = 4
-	steerReasonKERNEL_HOST_SOCKET    steerReason = 5
-	steerReasonKERNEL_HOST_ADDRESS   steerReason = 6
-	steerReasonKERNEL_UNLISTED_ROUTE steerReason = 7
-	steerReasonKERNEL_NO_ROUTE       steerReason = 8
-	steerReasonWORKER_FRAGMENT       steerReason = 9
-	steerReasonWORKER_HELD_PORT      steerReason = 10
-	steerReasonWORKER_ICMP_ERROR     steerReason = 11
-	steerReasonWORKER_POOL_ADDRESS   steerReason = 12
-	steerReasonWORKER_ROUTED         steerReason = 13
-	steerReasonFAILURE_DROPPED       steerReason = 14
-	steerReasonFAILURE_PASSED        steerReason = 15
-	steerReasonREASONS               steerReason = 16
+	steerReasonKERNEL_NOT_IPV4     steerReason = 0
+	steerReasonKERNEL_MULTICAST    steerReason = 1
+	steerReasonKERNEL_OTHER_MAC    steerReason = 2
+	steerReasonKERNEL_TRUNCATED    steerReason = 3
+	steerReasonKERNEL_FRAGMENT     steerReason = 4
+	steerReasonKERNEL_HOST_SOCKET  steerReason = 5
+	steerReasonKERNEL_HOST_ADDRESS steerReason = 6
+	steerReasonKERNEL_ROUTED       steerReason = 7
+	steerReasonKERNEL_NO_ROUTE     steerReason = 8
+	steerReasonWORKER_FRAGMENT     steerReason = 9
+	steerReasonWORKER_HELD_PORT    steerReason = 10
+	steerReasonWORKER_ICMP_ERROR   steerReason = 11
+	steerReasonWORKER_POOL_ADDRESS steerReason = 12
+	steerReasonWORKER_ROUTED       steerReason = 13
+	steerReasonFAILURE_DROPPED     steerReason = 14
+	steerReasonFAILURE_PASSED      steerReason = 15
+	steerReasonREASONS             steerReason = 16
 )
 
 // Names of all BPF objects in the ELF.

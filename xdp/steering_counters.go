@@ -11,22 +11,22 @@ type Counter struct {
 
 // steeringReasons names enum reason of the C source.
 var steeringReasons = [steerReasonREASONS]struct{ name, text string }{
-	steerReasonKERNEL_NOT_IPV4:       {"kernel-not-ipv4", "not IPv4, or with a VLAN tag"},
-	steerReasonKERNEL_MULTICAST:      {"kernel-multicast", "broadcast or multicast"},
-	steerReasonKERNEL_OTHER_MAC:      {"kernel-other-mac", "sent to another station's hardware address"},
-	steerReasonKERNEL_TRUNCATED:      {"kernel-truncated", "too short to have a destination"},
-	steerReasonKERNEL_FRAGMENT:       {"kernel-fragment", "fragment for the host on an address shared with NAT"},
-	steerReasonKERNEL_HOST_SOCKET:    {"kernel-host-socket", "NAT holds the port, but a socket of the host is the receiver"},
-	steerReasonKERNEL_HOST_ADDRESS:   {"kernel-host-address", "for an address of the host"},
-	steerReasonKERNEL_UNLISTED_ROUTE: {"kernel-unlisted-route", "routed to an interface that is not listed"},
-	steerReasonKERNEL_NO_ROUTE:       {"kernel-no-route", "no route to the destination"},
-	steerReasonWORKER_FRAGMENT:       {"worker-fragment", "later fragment of a datagram for NAT"},
-	steerReasonWORKER_HELD_PORT:      {"worker-held-port", "for a port that NAT holds"},
-	steerReasonWORKER_ICMP_ERROR:     {"worker-icmp-error", "ICMP error about a packet from a port that NAT holds"},
-	steerReasonWORKER_POOL_ADDRESS:   {"worker-pool-address", "for an address that only NAT uses, but no port it holds"},
-	steerReasonWORKER_ROUTED:         {"worker-routed", "routed to a listed interface"},
-	steerReasonFAILURE_DROPPED:       {"failure-dropped", "dropped, since the worker of the queue does not run"},
-	steerReasonFAILURE_PASSED:        {"failure-passed", "passed to the kernel, since the worker of the queue does not run"},
+	steerReasonKERNEL_NOT_IPV4:     {"kernel-not-ipv4", "not IPv4, or with a VLAN tag"},
+	steerReasonKERNEL_MULTICAST:    {"kernel-multicast", "broadcast or multicast"},
+	steerReasonKERNEL_OTHER_MAC:    {"kernel-other-mac", "sent to another station's hardware address"},
+	steerReasonKERNEL_TRUNCATED:    {"kernel-truncated", "too short to have a destination"},
+	steerReasonKERNEL_FRAGMENT:     {"kernel-fragment", "fragment for the host on an address shared with NAT"},
+	steerReasonKERNEL_HOST_SOCKET:  {"kernel-host-socket", "NAT holds the port, but a socket of the host is the receiver"},
+	steerReasonKERNEL_HOST_ADDRESS: {"kernel-host-address", "for an address of the host"},
+	steerReasonKERNEL_ROUTED:       {"kernel-routed", "routed to the host, by an interface that is not listed, or nowhere"},
+	steerReasonKERNEL_NO_ROUTE:     {"kernel-no-route", "in no prefix that the program knows"},
+	steerReasonWORKER_FRAGMENT:     {"worker-fragment", "later fragment of a datagram for NAT"},
+	steerReasonWORKER_HELD_PORT:    {"worker-held-port", "for a port that NAT holds"},
+	steerReasonWORKER_ICMP_ERROR:   {"worker-icmp-error", "ICMP error about a packet from a port that NAT holds"},
+	steerReasonWORKER_POOL_ADDRESS: {"worker-pool-address", "for an address that only NAT uses, but no port it holds"},
+	steerReasonWORKER_ROUTED:       {"worker-routed", "routed to a listed interface"},
+	steerReasonFAILURE_DROPPED:     {"failure-dropped", "dropped, since the worker of the queue does not run"},
+	steerReasonFAILURE_PASSED:      {"failure-passed", "passed to the kernel, since the worker of the queue does not run"},
 }
 
 // Counters reads every counter, in a fixed order.

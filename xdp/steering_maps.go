@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -127,11 +128,12 @@ const (
 	routeWorker
 )
 
-// SetRoutes makes routes the whole set. Only differences are written, additions
-// and changes before deletions, so that a destination which stays routed never
-// loses its route; what does not fit beside the old set waits for the
-// deletions. After an error the set is between the old and the new one; calling
-// again goes on from there.
+// SetRoutes makes routes the whole set. Only differences are written, in an
+// order in which every destination goes over from its old verdict to its new
+// one without a third in between: a frame must not reach the kernel because
+// some wider prefix changed first. Only where the map has no room for both sets
+// some additions wait for the deletions. After an error the set is between the
+// old and the new one; calling again goes on from there.
 func (s *Steering) SetRoutes(routes []SteeringRoute) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,48 +144,68 @@ func (s *Steering) SetRoutes(routes []SteeringRoute) error {
 		}
 		wanted[r.Prefix.Masked()] = r.ToWorker
 	}
-	added := s.addRoutes(wanted)
-	if added != nil && !errors.Is(added, unix.ENOSPC) {
-		return added
+	var waiting []routeChange
+	for _, c := range routeChanges(s.routes, wanted) {
+		err := s.changeRoute(c)
+		if errors.Is(err, unix.ENOSPC) {
+			waiting = append(waiting, c)
+		} else if err != nil {
+			return err
+		}
 	}
-	if err := s.deleteRoutes(wanted); err != nil {
-		return err
-	}
-	if added != nil {
-		return s.addRoutes(wanted)
+	for _, c := range waiting {
+		if err := s.changeRoute(c); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// addRoutes writes the routes that are missing or differ.
-func (s *Steering) addRoutes(wanted map[netip.Prefix]bool) error {
+// routeChange is one write to the prefix map.
+type routeChange struct {
+	prefix   netip.Prefix
+	toWorker bool
+	remove   bool
+}
+
+// routeChanges is what makes wanted of old: first all additions and changes,
+// the longest prefix first, so that what decides for a destination in the new
+// set is there before any wider prefix that would; then all deletions, the
+// shortest first, so that the last one that goes is what decided in the old set.
+func routeChanges(old, wanted map[netip.Prefix]bool) []routeChange {
+	var puts, deletes []routeChange
 	for p, toWorker := range wanted {
-		if old, there := s.routes[p]; there && old == toWorker {
-			continue
+		if was, there := old[p]; !there || was != toWorker {
+			puts = append(puts, routeChange{prefix: p, toWorker: toWorker})
 		}
-		verdict := routeKernel
-		if toWorker {
-			verdict = routeWorker
-		}
-		if err := s.maps.Routes.Put(routeKey(p), verdict); err != nil {
-			return fmt.Errorf("route %s: %s: %w: at most %d routes fit", p, callMapUpdate, err, s.config.MaxRoutes)
-		}
-		s.routes[p] = toWorker
 	}
-	return nil
+	for p := range old {
+		if _, stays := wanted[p]; !stays {
+			deletes = append(deletes, routeChange{prefix: p, remove: true})
+		}
+	}
+	slices.SortFunc(puts, func(a, b routeChange) int { return b.prefix.Bits() - a.prefix.Bits() })
+	slices.SortFunc(deletes, func(a, b routeChange) int { return a.prefix.Bits() - b.prefix.Bits() })
+	return append(puts, deletes...)
 }
 
-// deleteRoutes removes the routes that are not wanted.
-func (s *Steering) deleteRoutes(wanted map[netip.Prefix]bool) error {
-	for p := range s.routes {
-		if _, stays := wanted[p]; stays {
-			continue
+// changeRoute writes one change to the map and remembers it.
+func (s *Steering) changeRoute(c routeChange) error {
+	if c.remove {
+		if err := s.maps.Routes.Delete(routeKey(c.prefix)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("route %s: %s: %w", c.prefix, callMapDelete, err)
 		}
-		if err := s.maps.Routes.Delete(routeKey(p)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("route %s: %s: %w", p, callMapDelete, err)
-		}
-		delete(s.routes, p)
+		delete(s.routes, c.prefix)
+		return nil
 	}
+	verdict := routeKernel
+	if c.toWorker {
+		verdict = routeWorker
+	}
+	if err := s.maps.Routes.Put(routeKey(c.prefix), verdict); err != nil {
+		return fmt.Errorf("route %s: %s: %w: at most %d routes fit", c.prefix, callMapUpdate, err, s.config.MaxRoutes)
+	}
+	s.routes[c.prefix] = c.toWorker
 	return nil
 }
 

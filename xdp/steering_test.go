@@ -114,7 +114,7 @@ func TestSteeringDecision(t *testing.T) {
 
 		{"routed", tcp(at(inside, 80)), verdictRedirect, "worker-routed"},
 		{"routed, fragment", tcp(at(inside, 80), later), verdictRedirect, "worker-routed"},
-		{"routed to an unlisted interface", tcp(at(unlisted, 80)), verdictPass, "kernel-unlisted-route"},
+		{"routed to an unlisted interface", tcp(at(unlisted, 80)), verdictPass, "kernel-routed"},
 		{"the longest prefix decides", tcp(at(listed, 80)), verdictRedirect, "worker-routed"},
 		{"no route", tcp(at(elsewhere, 80)), verdictPass, "kernel-no-route"},
 	} {
@@ -314,8 +314,8 @@ func TestSteeringUpdates(t *testing.T) {
 	}
 
 	must(w.SetRoutes([]SteeringRoute{{netip.MustParsePrefix("10.1.2.3/8"), false}, {netip.MustParsePrefix("0.0.0.0/0"), true}}))
-	w.expect("changed route", routed, verdictPass, "kernel-unlisted-route")
-	w.expect("removed route", tcp(at(netip.MustParseAddr("10.9.9.9"), 80)), verdictPass, "kernel-unlisted-route")
+	w.expect("changed route", routed, verdictPass, "kernel-routed")
+	w.expect("removed route", tcp(at(netip.MustParseAddr("10.9.9.9"), 80)), verdictPass, "kernel-routed")
 	w.expect("default route", tcp(at(netip.MustParseAddr("8.8.8.8"), 80)), verdictRedirect, "worker-routed")
 	must(w.SetRoutes(nil))
 	w.expect("no routes", routed, verdictPass, "kernel-no-route")

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What Go and the steering program share: constants, set before loading; maps,
+// changed at any time by Go (all but fragments and counters) or by the program.
+// The Go side of each layout is in ../steering_maps.go and its neighbours.
+
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+
+#include <bpf/bpf_helpers.h>
+
+// Why a frame went where it went: one counter each. Go derives the published
+// names from these, so the order may change but not a name. A frame counts
+// exactly once.
+enum reason {
+	KERNEL_NOT_IPV4,
+	KERNEL_MULTICAST,
+	KERNEL_OTHER_MAC,
+	KERNEL_TRUNCATED,
+	KERNEL_FRAGMENT,
+	KERNEL_HOST_SOCKET,
+	KERNEL_HOST_ADDRESS,
+	KERNEL_ROUTED,
+	KERNEL_NO_ROUTE,
+	WORKER_FRAGMENT,
+	WORKER_HELD_PORT,
+	WORKER_ICMP_ERROR,
+	WORKER_POOL_ADDRESS,
+	WORKER_ROUTED,
+	FAILURE_DROPPED,
+	FAILURE_PASSED,
+	REASONS,
+};
+
+// Set by Go before loading, one program per port.
+const volatile __u32 port;          // index in `ports`
+const volatile __u32 first_slot;    // the port's first slot in `sockets`
+const volatile __u32 queues;        // how many slots it has
+const volatile __u32 workers = 1;   // queue q belongs to worker q mod workers
+const volatile __u64 stale_after;   // ns after which a heartbeat is old
+
+enum port_flags {
+	PASS_ON_FAILURE = 1,
+};
+
+// 8 bytes, so that a change of MAC is one store.
+struct port {
+	__u8 mac[ETH_ALEN];
+	__u16 flags;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+// A worker stores CLOCK_MONOTONIC here; 0 is "not yet". A cache line each.
+struct heartbeat {
+	__u64 at;
+	__u64 unused[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct heartbeat);
+} heartbeats SEC(".maps");
+
+enum address_kind {
+	ADDRESS_HOST = 1, // the host's alone
+	ADDRESS_SHARED,   // the host's and NAT's
+	ADDRESS_POOL,     // NAT's alone
+};
+
+struct address {
+	__u32 kind;
+	__u32 held; // index in `held_ports`; beyond its end: NAT holds nothing here
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, __be32);
+	__type(value, struct address);
+} addresses SEC(".maps");
+
+// One bit per port (or echo identifier) that a mapping of NAT claims, in host
+// byte order: bit p % 64 of word p / 64. The port allocator writes them through
+// a mapping of this memory, before the first packet leaves from the port.
+struct held_ports {
+	__u64 tcp[1024];
+	__u64 udp[1024];
+	__u64 icmp[1024];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct held_ports);
+} held_ports SEC(".maps");
+
+struct prefix {
+	__u32 length;
+	__be32 address;
+};
+
+enum route {
+	ROUTE_KERNEL,
+	ROUTE_WORKER,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct prefix);
+	__type(value, __u32);
+} routes SEC(".maps");
+
+// Datagrams to a shared address whose first fragment went to a worker: the
+// later ones have no port to decide by and must follow it.
+struct datagram {
+	__be32 src, dst;
+	__be16 id;
+	__u8 protocol;
+	__u8 unused;
+};
+
+#define REASSEMBLY_TIME (30 * 1000000000ULL) // as net.ipv4.ipfrag_time
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct datagram);
+	__type(value, __u64); // when the first fragment came
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, REASONS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
