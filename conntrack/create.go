@@ -38,25 +38,26 @@ func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed 
 		w.fill(id, nf, now)
 		other, out := w.attachOriginal(id, nf)
 		switch out {
-		case exists, busy:
+		case exists:
 			w.discard(id)
 			return &w.table.flows[slotID(other)], slotDirection(other), true, verdict.None
 		case full:
 			w.discard(id)
 			return nil, 0, false, verdict.FlowTableFull
 		}
-		switch w.attachReply(id, nf) {
-		case inserted:
-			return w.publish(id), Original, false, verdict.None
-		case exists:
-			w.withdraw(id, nf)
+		out = w.attachReply(id, nf)
+		if out == inserted && w.publish(id) {
+			return &w.table.flows[id], Original, false, verdict.None
+		}
+		aborted := w.withdraw(id)
+		switch {
+		case aborted:
+			// Perhaps for a twin, whose reply entry is the one we met.
+		case out == exists:
 			return nil, 0, false, verdict.ReplyTupleTaken
-		case full:
-			w.withdraw(id, nf)
+		case out == full:
 			return nil, 0, false, verdict.FlowTableFull
 		}
-		// Busy: we gave way to a flow that is being created.
-		w.withdraw(id, nf)
 		pause(try)
 	}
 }
@@ -84,18 +85,16 @@ func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
 }
 
 // attachOriginal inserts the original entry of flow id. Where another flow has
-// the tuple and is not complete, it waits for it; if that takes too long, since
-// its creator does not run, the flow is used as it is: its replies will find it
-// a moment later.
+// the tuple and is not complete, it waits for it.
 func (w *Worker) attachOriginal(id uint32, nf *NewFlow) (other uint64, out outcome) {
 	k := nf.Original.key()
 	h := w.table.seed.hash(k)
 	for try := 0; ; try++ {
 		other, out = w.attach(k, h, tag(h)|kindOriginal|uint64(id))
-		if out != busy || try == patience {
+		if out != busy {
 			return other, out
 		}
-		pause(try)
+		w.await(other, try)
 	}
 }
 
@@ -114,11 +113,25 @@ func (w *Worker) attachReply(id uint32, nf *NewFlow) outcome {
 	h := w.table.seed.hash(k)
 	for try := 0; ; try++ {
 		other, out := w.attach(k, h, tag(h)|kindReply|uint64(id))
-		if out != busy || slotID(other) < id || try == patience {
+		if out != busy || slotID(other) < id {
 			return out
 		}
-		pause(try)
+		w.await(other, try)
 	}
+}
+
+// await gives the creator of an incomplete flow time to finish. If that takes
+// too long, since it does not run, the flow is aborted: its creator will find
+// that out when it tries to publish it, and begin again. So nobody depends on
+// another's being scheduled.
+func (w *Worker) await(other uint64, try int) {
+	if try >= patience {
+		f := &w.table.flows[slotID(other)]
+		if s := status(f.status.Load()); s.phase() == phaseBuilding {
+			f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseDead)))
+		}
+	}
+	pause(try)
 }
 
 // attach inserts one entry of a flow, clearing away flows that have ended.
@@ -141,29 +154,44 @@ func (w *Worker) attach(k key, h, word uint64) (other uint64, out outcome) {
 	}
 }
 
-// publish makes a flow that has both its entries live.
-func (w *Worker) publish(id uint32) *Flow {
+// publish makes a flow that has both its entries live, unless somebody aborted
+// it.
+func (w *Worker) publish(id uint32) bool {
 	f := &w.table.flows[id]
-	if m := f.mapping; m != 0 {
-		w.table.mappings[m].begin(w.table, w.now)
+	s := status(f.status.Load())
+	m := &w.table.mappings[f.mapping]
+	if f.mapping != 0 {
+		m.begin(w.table, w.now) // before anybody can end it
 	}
-	for {
-		s := status(f.status.Load())
-		if f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseLive))) {
-			w.note(EventNew, f, StateNone, s.state(), verdict.None)
-			return f
+	// Nobody else changes the status of a flow that is not live, except to
+	// abort it.
+	if s.phase() != phaseBuilding || !f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseLive))) {
+		if f.mapping != 0 {
+			m.end(w.table)
 		}
+		return false
 	}
+	w.note(EventNew, f, StateNone, s.state(), verdict.None)
+	return true
 }
 
-// withdraw takes a flow back whose original entry is in and that is not live.
-func (w *Worker) withdraw(id uint32, nf *NewFlow) {
-	f := &w.table.flows[id]
-	f.status.Store(uint32(phaseDead))
-	k := nf.Original.key()
-	h := w.table.seed.hash(k)
-	w.table.remove(h, tag(h)|slotLive|kindOriginal|uint64(id))
+// withdraw takes a flow back whose original entry is in and that never was
+// live. It reports whether another had aborted it already; the reply entry may
+// then be in, too.
+func (w *Worker) withdraw(id uint32) (aborted bool) {
+	s := status(w.table.flows[id].status.Swap(uint32(phaseDead)))
+	w.detach(id)
 	w.flows.bury(id, w.table.epoch.Load())
+	return s.phase() == phaseDead
+}
+
+// detach takes a flow's entries out of the index.
+func (w *Worker) detach(id uint32) {
+	t := w.table
+	for d, kind := range [2]uint64{kindOriginal, kindReply} {
+		h := t.seed.hash(t.flows[id].tuple[d].key())
+		t.remove(h, tag(h)|slotLive|kind|uint64(id))
+	}
 }
 
 // discard gives back a record of which only a tentative entry was ever seen.
@@ -211,10 +239,7 @@ func (w *Worker) expire(f *Flow, s status) bool {
 func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 	t := w.table
 	id := t.ID(f)
-	for d, kind := range [2]uint64{kindOriginal, kindReply} {
-		h := t.seed.hash(f.tuple[d].key())
-		t.remove(h, tag(h)|slotLive|kind|uint64(id))
-	}
+	w.detach(id)
 	w.note(EventEnd, f, s.state(), StateNone, why)
 	if m := f.mapping; m != 0 {
 		t.mappings[m].end(t)
@@ -234,11 +259,11 @@ func (w *Worker) advance(f *Flow, d Direction, flags uint8) {
 	for {
 		s := status(f.status.Load())
 		next := s.next(f.tuple[0].Proto, d, flags)
-		if next == s || s.phase() == phaseDead {
+		if next == s || s.phase() != phaseLive {
 			return
 		}
 		if f.status.CompareAndSwap(uint32(s), uint32(next)) {
-			if from, to := s.state(), next.state(); from != to && s.phase() == phaseLive {
+			if from, to := s.state(), next.state(); from != to {
 				w.note(EventState, f, from, to, verdict.None)
 			}
 			return

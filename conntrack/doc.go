@@ -28,8 +28,9 @@
 //     its index entry is published and never again before it is reused.
 //   - State changes by compare-and-swap on one word. Counters and the time last
 //     seen are plain stores: concurrent ones may lose an increment, no more.
-//   - A look-up never waits. A creator waits for another only while that one is
-//     between the two index entries of the very same flow.
+//   - A look-up never waits. A creator waits for another that is in the middle of
+//     creating the same flow, but not for long: what was left half done for too
+//     long is aborted, and its creator begins again when it gets to run.
 //   - A flow ends for exactly one caller: the one whose swap of the status word
 //     from live to dead succeeded. Expiry must in addition have swapped the
 //     time last seen that it judged by, so that a packet that refreshed the flow
