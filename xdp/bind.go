@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -177,7 +178,10 @@ func (s *Socket) discard() error {
 	}
 	s.rx, s.tx = ring[Desc]{}, ring[Desc]{}
 	s.fill, s.completion = ring[uint64]{}, ring[uint64]{}
+	// A child between fork and exec would keep the descriptor, thus the socket.
+	syscall.ForkLock.RLock()
 	errs = append(errs, unix.Close(s.fd))
+	syscall.ForkLock.RUnlock()
 	s.fd = -1
 	if err := errors.Join(errs...); err != nil {
 		return setupError(s.nic.Name, s.queue, "close", err)
@@ -198,8 +202,7 @@ func (u *UMEM) reclaimPlace(s *Socket, at place) {
 		if p != at {
 			continue
 		}
-		u.place[f] = placeFree
-		u.free = append(u.free, uint32(f))
+		u.push(uint64(f))
 		if at == s.atFill {
 			s.filled--
 			u.fill--

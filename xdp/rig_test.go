@@ -14,7 +14,7 @@ import (
 )
 
 // namespace makes a network namespace that goes with the test.
-func namespace(t *testing.T, name string) *lab.Namespace {
+func namespace(t testing.TB, name string) *lab.Namespace {
 	t.Helper()
 	lab.RequireRoot(t)
 	n, err := lab.NewNamespace(name)
@@ -26,7 +26,7 @@ func namespace(t *testing.T, name string) *lab.Namespace {
 }
 
 // in runs f inside a namespace and fails the test on an error.
-func in(t *testing.T, n *lab.Namespace, f func() error) {
+func in(t testing.TB, n *lab.Namespace, f func() error) {
 	t.Helper()
 	if err := n.Do(f); err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func in(t *testing.T, n *lab.Namespace, f func() error) {
 }
 
 // cable is a veth pair between two namespaces.
-func cable(t *testing.T, a *lab.Namespace, aName string, b *lab.Namespace, bName string, o lab.VethOptions) {
+func cable(t testing.TB, a *lab.Namespace, aName string, b *lab.Namespace, bName string, o lab.VethOptions) {
 	t.Helper()
 	if err := lab.Veth(a, aName, b, bName, o); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func cable(t *testing.T, a *lab.Namespace, aName string, b *lab.Namespace, bName
 }
 
 // probe looks a NIC up inside a namespace.
-func probe(t *testing.T, n *lab.Namespace, name string) (nic *NIC) {
+func probe(t testing.TB, n *lab.Namespace, name string) (nic *NIC) {
 	t.Helper()
 	in(t, n, func() (err error) {
 		nic, err = Probe(name)
@@ -104,7 +104,7 @@ func (r *redirector) close() {
 }
 
 // redirect steers all frames of a NIC to the sockets of its ports.
-func redirect(t *testing.T, n *lab.Namespace, nic *NIC, ports ...*Port) {
+func redirect(t testing.TB, n *lab.Namespace, nic *NIC, ports ...*Port) {
 	t.Helper()
 	in(t, n, func() error {
 		r, err := newRedirector(nic)
@@ -145,7 +145,7 @@ type worker struct {
 }
 
 // open opens a worker's ports.
-func open(t *testing.T, n *lab.Namespace, plan WorkerPlan, ringSize int) *worker {
+func open(t testing.TB, n *lab.Namespace, plan WorkerPlan, ringSize int) *worker {
 	t.Helper()
 	w := &worker{}
 	in(t, n, func() (err error) {
@@ -185,7 +185,7 @@ func writeFrame(f []byte, dst, src [6]byte, seq uint64) {
 
 // readFrame returns the sequence number of a frame that writeFrame wrote, and
 // fails the test where one of its bytes changed.
-func readFrame(t *testing.T, f []byte) (seq uint64, ours bool) {
+func readFrame(t testing.TB, f []byte) (seq uint64, ours bool) {
 	t.Helper()
 	if len(f) < 22 || binary.BigEndian.Uint16(f[12:]) != etherTypeTest {
 		return 0, false
@@ -200,7 +200,7 @@ func readFrame(t *testing.T, f []byte) (seq uint64, ours bool) {
 }
 
 // send writes n frames, of sequence numbers from seq on, and queues them.
-func (w *worker) send(t *testing.T, p *Port, seq uint64, n int, length func(seq uint64) int) int {
+func (w *worker) send(t testing.TB, p *Port, seq uint64, n int, length func(seq uint64) int) int {
 	t.Helper()
 	var d [64]Desc
 	n = w.u.Allocate(d[:min(n, len(d))])
@@ -219,7 +219,7 @@ type chain struct {
 	a, g, b       *worker
 }
 
-func newChain(t *testing.T, ringSize int) *chain {
+func newChain(t testing.TB, ringSize int) *chain {
 	t.Helper()
 	c := &chain{nsA: namespace(t, "a"), nsG: namespace(t, "g"), nsB: namespace(t, "b")}
 	cable(t, c.nsA, "a0", c.nsG, "g0", lab.VethOptions{})
@@ -246,7 +246,7 @@ func newChain(t *testing.T, ringSize int) *chain {
 func length(seq uint64) int { return 60 + int(seq*37%1455) }
 
 // settle waits until nothing is queued for sending any more, and audits.
-func settle(t *testing.T, w *worker) {
+func settle(t testing.TB, w *worker) {
 	t.Helper()
 	deadline := time.Now().Add(2 * time.Second)
 	for {
@@ -269,7 +269,7 @@ func settle(t *testing.T, w *worker) {
 
 // receive waits for n test frames on a port, frees them and returns how many
 // came within a second.
-func receive(t *testing.T, w *worker, p *Port, n int) int {
+func receive(t testing.TB, w *worker, p *Port, n int) int {
 	t.Helper()
 	waiter, err := NewWaiter(WaiterConfig{Ports: []*Port{p}})
 	if err != nil {

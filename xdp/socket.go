@@ -77,17 +77,16 @@ func (s *Socket) Receive(d []Desc) int {
 	got, bytes := 0, uint64(0)
 	for i := range n {
 		desc := s.rx.get(i)
-		f := desc.Addr >> u.shift
-		if f >= uint64(len(u.place)) || u.place[f] != s.atFill {
-			u.strays++ // not what we gave to this socket: nothing to take back
+		f := u.index(desc.Addr)
+		if !u.at(f, s.atFill) {
+			u.strays++ // not what this socket was given: nothing to take back
 			continue
 		}
 		s.filled--
 		u.fill--
 		if !u.whole(desc) {
 			u.strays++
-			u.place[f] = placeFree
-			u.free = append(u.free, uint32(f))
+			u.push(f)
 			continue
 		}
 		u.place[f] = placeReceived
@@ -115,14 +114,13 @@ func (s *Socket) Transmit(d []Desc) int {
 	n := s.tx.room(min(len(d), len(s.tx.entries)-s.sending))
 	sent, bytes := 0, uint64(0)
 	for i := range n {
-		f := d[i].Addr >> u.shift
+		f := u.index(d[i].Addr)
 		if !u.leaveCaller(f) {
 			continue
 		}
 		if !u.whole(d[i]) {
 			u.strays++
-			u.place[f] = placeFree
-			u.free = append(u.free, uint32(f))
+			u.push(f)
 			continue
 		}
 		u.place[f] = s.atTX
@@ -151,13 +149,12 @@ func (s *Socket) Reap() int {
 	}
 	u := s.umem
 	for i := range n {
-		f := s.completion.get(i) >> u.shift
-		if f >= uint64(len(u.place)) || u.place[f] != s.atTX {
+		f := u.index(s.completion.get(i))
+		if !u.at(f, s.atTX) {
 			u.strays++
 			continue
 		}
-		u.place[f] = placeFree
-		u.free = append(u.free, uint32(f))
+		u.push(f)
 		s.sending--
 		u.tx--
 	}

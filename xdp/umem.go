@@ -217,13 +217,24 @@ func (u *UMEM) Allocate(d []Desc) int {
 // addresses may be anywhere inside the chunk.
 func (u *UMEM) Free(d []Desc) {
 	for i := range d {
-		f := d[i].Addr >> u.shift
-		if !u.leaveCaller(f) {
-			continue
+		if f := u.index(d[i].Addr); u.leaveCaller(f) {
+			u.push(f)
 		}
-		u.place[f] = placeFree
-		u.free = append(u.free, uint32(f)) // within capacity: every frame is in the list at most once
 	}
+}
+
+// index is the number of the frame that an address is in, which need not exist.
+// The mask spares the shift a comparison.
+func (u *UMEM) index(addr uint64) uint64 { return addr >> (u.shift & 63) }
+
+// at reports whether frame f exists and is in the given place.
+func (u *UMEM) at(f uint64, p place) bool { return f < uint64(len(u.place)) && u.place[f] == p }
+
+// push puts frame f into the free list. It stays within the list's capacity,
+// since every frame is in it at most once.
+func (u *UMEM) push(f uint64) {
+	u.place[f] = placeFree
+	u.free = append(u.free, uint32(f))
 }
 
 // leaveCaller takes frame f off the caller's account. It reports false, and

@@ -1,10 +1,14 @@
 package xdp
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"sluice/internal/lab"
 )
@@ -174,6 +178,60 @@ func TestQueueCounts(t *testing.T) {
 			}
 		}
 		settle(t, worker)
+	}
+}
+
+// TestTransmitOnlyQueue: where a NIC has more TX than RX queues, a worker can
+// have a socket that only sends.
+func TestTransmitOnlyQueue(t *testing.T) {
+	nsG, nsB := namespace(t, "g"), namespace(t, "b")
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.NumRxQueues, attrs.NumTxQueues = "g0", 1, 2
+	in(t, nsG, func() error {
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerNumRxQueues, veth.PeerNumTxQueues = "b0", 2, 1
+		if err := errors.Join(netlink.LinkAdd(veth), netlink.LinkSetUp(veth)); err != nil {
+			return err
+		}
+		peer, err := netlink.LinkByName("b0")
+		if err != nil {
+			return err
+		}
+		return nsB.Do(func() error { // the descriptor of this thread's namespace is B's
+			ns, err := netns.Get()
+			if err != nil {
+				return err
+			}
+			defer ns.Close()
+			return nsG.Netlink().LinkSetNsFd(peer, int(ns))
+		})
+	})
+	if err := errors.Join(nsB.SetUp("b0"), nsG.SetUp("g0")); err != nil {
+		t.Fatal(err)
+	}
+	g0, b0 := probe(t, nsG, "g0"), probe(t, nsB, "b0")
+	plans, err := Plan([]*NIC{g0}, 2)
+	if err != nil || len(plans) != 2 || g0.RXQueues != 1 {
+		t.Fatalf("%d workers on %+v, %v", len(plans), *g0, err)
+	}
+	first, second := open(t, nsG, plans[0], 64), open(t, nsG, plans[1], 64)
+	if s := second.ports[0].Sockets(); len(s) != 1 || s[0].Receives() || s[0].Queue() != 1 {
+		t.Fatalf("the second worker has %d sockets", len(s))
+	}
+	sink := open(t, nsB, WorkerPlan{{NIC: b0, RX: []int{0, 1}}}, 64)
+	redirect(t, nsB, b0, sink.ports[0])
+	for _, w := range []*worker{first, second} {
+		if n := w.send(t, w.ports[0], 0, 20, length); n != 20 {
+			t.Errorf("queued %d", n)
+		}
+		if n := w.ports[0].Receive(make([]Desc, 4)); n != 0 {
+			t.Errorf("received %d", n)
+		}
+		w.ports[0].Flush()
+		settle(t, w)
+	}
+	if got := receive(t, sink, sink.ports[0], 40); got != 40 {
+		t.Errorf("%d of 40 frames arrived", got)
 	}
 }
 

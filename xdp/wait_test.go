@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func newWaiter(t *testing.T, cfg WaiterConfig) *Waiter {
+func newWaiter(t testing.TB, cfg WaiterConfig) *Waiter {
 	t.Helper()
 	w, err := NewWaiter(cfg)
 	if err != nil {
