@@ -13,9 +13,10 @@
 // kernel does not announce everything (it removes the routes of a link that went
 // down, or of a source address that is gone, in silence) and since replayed
 // deltas drift. Events come in bursts and are gathered for some milliseconds;
-// where reading takes long, a fifth of the time at most is spent on it. Neighbour
-// events are frequent and complete, so they are applied one by one. When the
-// kernel says that events were lost (ENOBUFS), everything is read again.
+// where reading takes long (a microsecond or two a route), it takes at most half
+// of the time. Neighbour events are frequent and complete, so they are applied
+// one by one and wait for no table. When the kernel says that events were lost
+// (ENOBUFS), everything is read again.
 //
 // Neighbours belong to the kernel: it sends the ARP requests, and a hop is
 // Failed on its word only. But packets that workers send do not count as use of

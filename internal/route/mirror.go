@@ -20,7 +20,7 @@ import (
 
 const (
 	gather        = 3 * time.Millisecond // events of a burst become one snapshot
-	busyShare     = 5                    // at most one part in so many of the time goes into reading tables
+	busyShare     = 2                    // at most one part in so many of the time goes into reading tables
 	retryAfter    = time.Second          // a table could not be read
 	receiveBuffer = 4 << 20              // bytes of events that may wait: some 20,000
 	batches       = 64                   // reads of the event socket that may wait for Run

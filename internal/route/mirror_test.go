@@ -266,6 +266,16 @@ func TestLinksAndAddressesAreFollowed(t *testing.T) {
 	r.must(r.server.SetUp("eth0"))
 	r.await("carrier", func(s *fib.Snapshot) bool { return iface(s).Up && hop(s, "192.0.2.9").Up })
 
+	// Routes without carrier stay, unless the host is told otherwise.
+	r.must(r.gateway.Sysctl("net/ipv4/conf/wan/ignore_routes_with_linkdown", "1"))
+	r.must(r.nl.RouteAdd(&netlink.Route{Dst: network("203.0.113.0/24"), Gw: net.ParseIP("192.0.2.9").To4()}))
+	r.must(r.nl.RouteAdd(&netlink.Route{Dst: network("203.0.113.0/24"), Gw: net.ParseIP("10.0.0.7").To4(), Priority: 10}))
+	r.await("two uplinks", by("203.0.113.1", "192.0.2.9"))
+	r.must(r.server.SetDown("eth0"))
+	r.await("the other uplink", by("203.0.113.1", "10.0.0.7"))
+	r.must(r.server.SetUp("eth0"))
+	r.await("the first uplink again", by("203.0.113.1", "192.0.2.9"))
+
 	r.must(r.gateway.SetDown("wan"))
 	r.await("down: the kernel drops the routes without a word", is("192.0.2.9", fib.NoRoute))
 	r.must(r.gateway.SetUp("wan"))

@@ -101,9 +101,8 @@ func (m *Mirror) resolveGateways(now time.Time) {
 	}
 }
 
-// refresh has stale neighbours probed, a bounded number in a round. The kernel
-// probes the host it knows; where that one does not answer, everybody on the
-// link is asked once, since the address may have moved.
+// refresh has stale neighbours probed, a bounded number in a round, and those
+// that moved asked for where it was too soon when they did.
 func (m *Mirror) refresh(now time.Time) {
 	m.resolveGateways(now)
 	probes := 0
@@ -122,7 +121,9 @@ func (m *Mirror) refresh(now time.Time) {
 	}
 }
 
-// neighbourEvent applies one event of the ARP table.
+// neighbourEvent applies one event of the ARP table. The kernel probes a stale
+// neighbour at the MAC address it knows; where that one does not answer,
+// everybody on the link is asked once, since the address may have moved.
 func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage) {
 	if len(msg.Data) == 0 || msg.Data[0] != syscall.AF_INET {
 		return
@@ -143,6 +144,9 @@ func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage) {
 	}
 	n.since = time.Now()
 	n.moved = n.state&nudFailed != 0 && m.neighbours[k].state&nudValid != 0
+	if n.moved && m.ask(target{k.addr, port}, n.since) {
+		n.moved = false
+	}
 	m.neighbours[k] = n
 	m.builder.SetNeighbour(n.entry(port, k.addr))
 }
