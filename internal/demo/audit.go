@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -61,6 +62,19 @@ func (l *running) askJSON(ctx context.Context, into any, args ...string) error {
 	return nil
 }
 
+// jsonLines decodes what the listing commands print.
+func jsonLines[T any](b []byte) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for dec := json.NewDecoder(bytes.NewReader(b)); ; {
+			var v T
+			err := dec.Decode(&v)
+			if errors.Is(err, io.EOF) || !yield(v, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
 // status must find nothing degraded, and workers that have seen packets.
 func (l *running) status(ctx context.Context) (o outcome, err error) {
 	var s control.Status
@@ -98,12 +112,7 @@ func (l *running) flows(ctx context.Context) (o outcome, err error) {
 	}
 	var natted, plain int
 	byProtocol := make(map[string]int)
-	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
-		var f control.Flow
-		err := dec.Decode(&f)
-		if errors.Is(err, io.EOF) {
-			break
-		}
+	for f, err := range jsonLines[control.Flow](out) {
 		if err != nil {
 			return o, fmt.Errorf("sluice flows list: %w", err)
 		}
@@ -157,13 +166,16 @@ func (l *running) flowCount(ctx context.Context) (o outcome, err error) {
 
 // drops must count the connection that was refused.
 func (l *running) drops(ctx context.Context) (o outcome, err error) {
-	var d control.Drops
-	if err := l.askJSON(ctx, &d, "drops"); err != nil {
+	out, err := l.ask(ctx, "drops")
+	if err != nil {
 		return o, err
 	}
 	refused := false
 	var counted []string
-	for _, r := range d.Reasons {
+	for r, err := range jsonLines[control.Drop](out) {
+		if err != nil {
+			return o, fmt.Errorf("sluice drops: %w", err)
+		}
 		if r.Packets > 0 {
 			counted = append(counted, fmt.Sprintf("%s %d", r.Reason, r.Packets))
 		}

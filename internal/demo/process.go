@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	readyTimeout = 20 * time.Second // for READY=1; it takes a fraction of a second
+	readyTimeout = 30 * time.Second // for READY=1; it takes a fraction of a second
 	stopTimeout  = 10 * time.Second // from SIGTERM to SIGKILL
 )
 

@@ -39,9 +39,9 @@ const rowFormat = "  %-4s  %-34s %-10s %-10s %-28s %s\n"
 
 func (t *table) head(l *running) {
 	fmt.Fprintf(t.w, `
-  client1 %s ─┐                                  ┌─ server1 %s
-                       ├── gateway %s ─┼─ server2 %s
-  client2 %s ─┘       (%s)       └─ excluded network %s
+  client1 %-11s ─┐                           ┌─ server1 %s
+                       ├─── gateway %-12s ──┼─ server2 %s
+  client2 %-11s ─┘      (%s)         └─ excluded network %s
 
   network namespaces %s and so on; the gateway was ready in %s
 
