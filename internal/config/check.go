@@ -145,11 +145,7 @@ func (d *decoder) checkRules(key string, rules []Rule) {
 		if why := neverUnicast(r.Prefix); why != "" {
 			d.mistake(r.Line, path, "%s is %s, which no packet is routed by; remove it", r.Prefix, why)
 		}
-		if r.Prefix.Bits() == 0 {
-			continue
-		}
-		above, _ := r.Prefix.Addr().Prefix(r.Prefix.Bits() - 1)
-		if wider, line, ok := covering(first, above); ok {
+		if wider, line, ok := above(first, r.Prefix); ok {
 			d.warn(r.Line, path, "%s lies in %s on line %d and adds nothing", r.Prefix, wider, line)
 		}
 	}
@@ -227,18 +223,22 @@ func (d *decoder) checkExclusions(m *Masquerade) {
 	excluded, sources := linesOf(m.NoNATSources), linesOf(m.Sources)
 	used := map[netip.Prefix]bool{}
 	for i, s := range m.Sources {
-		if x, line, ok := covering(excluded, s.Prefix); ok {
+		x, line, ok := covering(excluded, s.Prefix)
+		if !ok {
+			continue
+		}
+		d.warn(s.Line, fmt.Sprintf("masquerade.sources[%d]", i), "%s is never masqueraded: no-nat-sources has %s on line %d", s.Prefix, x, line)
+		for ; ok; x, _, ok = above(excluded, x) {
 			used[x] = true
-			d.warn(s.Line, fmt.Sprintf("masquerade.sources[%d]", i), "%s is never masqueraded: no-nat-sources has %s on line %d", s.Prefix, x, line)
 		}
 	}
 	for i, x := range m.NoNATSources {
-		if _, _, inside := covering(sources, x.Prefix); !inside && !used[x.Prefix] {
+		if _, _, inside := covering(sources, x.Prefix); !inside && !used[x.Prefix] && x.Prefix.IsValid() {
 			d.warn(x.Line, fmt.Sprintf("masquerade.no-nat-sources[%d]", i), "%s covers no source and changes nothing", x.Prefix)
 		}
 	}
 	for i, x := range m.NativeRoutingCIDRs {
-		if x.Prefix.Bits() == 0 {
+		if x.Prefix.IsValid() && x.Prefix.Bits() == 0 {
 			d.warn(x.Line, fmt.Sprintf("masquerade.native-routing-cidrs[%d]", i), "%s is every destination: nothing is masqueraded", x.Prefix)
 		}
 	}
@@ -264,6 +264,15 @@ func covering(set map[netip.Prefix]int, p netip.Prefix) (netip.Prefix, int, bool
 		}
 	}
 	return netip.Prefix{}, 0, false
+}
+
+// above returns the narrowest prefix of set that covers p and more.
+func above(set map[netip.Prefix]int, p netip.Prefix) (netip.Prefix, int, bool) {
+	if p.Bits() <= 0 {
+		return netip.Prefix{}, 0, false
+	}
+	wider, _ := p.Addr().Prefix(p.Bits() - 1)
+	return covering(set, wider)
 }
 
 // shortest is what the RFCs ask of an idle time at least.

@@ -12,7 +12,7 @@ import (
 
 // maxNodes bounds how many YAML nodes are visited, since aliases let a small
 // file unfold into a huge one.
-const maxNodes = 1 << 20
+const maxNodes = 1 << 18
 
 // decoder puts a tree of YAML nodes into Go values and gathers the mistakes.
 type decoder struct {
@@ -168,7 +168,11 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, key string) {
 		path := fmt.Sprintf("%s[%d]", key, i)
 		e := newEntry(v.Type().Elem())
 		d.lines[path] = item.Line
-		d.value(item, e, path)
+		if isNull(item) || item.Kind == yaml.AliasNode && isNull(item.Alias) {
+			d.mistake(item.Line, path, "is an entry without a value; write one, or remove it")
+		} else {
+			d.value(item, e, path)
+		}
 		if d.nodes > maxNodes {
 			return
 		}

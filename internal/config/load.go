@@ -58,16 +58,22 @@ func (d *decoder) sorted() []Mistake {
 		}
 		return strings.Compare(a.Key, b.Key)
 	})
-	if extra := len(d.mistakes) - maxMistakes; extra > 0 {
-		refused := Refused(d.mistakes)
-		d.mistakes = d.mistakes[:maxMistakes]
-		last := d.mistakes[maxMistakes-1]
-		d.mistakes = append(d.mistakes, Mistake{
-			File: d.file, Line: last.Line, Key: last.Key, Warning: !refused,
-			Text: fmt.Sprintf("and %d more; correct these first", extra),
-		})
+	if len(d.mistakes) > maxMistakes {
+		d.cut()
 	}
 	return d.mistakes
+}
+
+// cut leaves out what is too much to read, warnings first.
+func (d *decoder) cut() {
+	all := len(d.mistakes)
+	if Refused(d.mistakes) {
+		d.mistakes = slices.DeleteFunc(d.mistakes, func(m Mistake) bool { return m.Warning })
+	}
+	d.mistakes = d.mistakes[:min(len(d.mistakes), maxMistakes)]
+	last := d.mistakes[len(d.mistakes)-1]
+	last.Text = fmt.Sprintf("and %d more mistakes and warnings; correct these first", all-len(d.mistakes))
+	d.mistakes = append(d.mistakes, last)
 }
 
 // document parses text into the one YAML document that it must be. It returns

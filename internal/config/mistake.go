@@ -57,7 +57,7 @@ func quote(s string) string {
 // plain shows a key of the file: as it is where it looks like a key.
 func plain(s string) string {
 	odd := func(r rune) bool {
-		return r != '-' && r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+		return r != '-' && r != '_' && r != '.' && r != '/' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	}
 	if s == "" || len(s) > 64 || strings.ContainsFunc(s, odd) {
 		return quote(s)

@@ -44,6 +44,10 @@ func node(v reflect.Value) *yaml.Node {
 		return scalarNode(x.Address.String(), "!!str")
 	case External:
 		return scalarNode(x.String(), "!!str")
+	case Queues:
+		return scalarNode(x.String(), tagOf(x > 0))
+	case MSSClamp:
+		return scalarNode(x.String(), tagOf(x > 0))
 	case Reserved:
 		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
 	case ReplyInterfaces:
@@ -91,6 +95,14 @@ func sectionNode(v reflect.Value) *yaml.Node {
 		n.Content = append(n.Content, scalarNode(key, "!!str"), node(v.Field(i)))
 	}
 	return n
+}
+
+// tagOf is the tag of a value that is a number or a word.
+func tagOf(number bool) string {
+	if number {
+		return "!!int"
+	}
+	return "!!str"
 }
 
 func scalarNode(text, tag string) *yaml.Node {

@@ -61,7 +61,7 @@ func (d *decoder) unsupported(v, def reflect.Value, path, key string) {
 		for i := range v.Len() {
 			d.unsupported(v.Index(i), newEntry(t.Elem()), fmt.Sprintf("%s[%d]", path, i), key+"[]")
 		}
-	case Supported(key) || same(v, def) || d.failed(path):
+	case Supported(key) || same(v, def):
 	case key == "state-file" && v.Len() == 0:
 		// No flow file at all: what this version does.
 	default:
