@@ -130,20 +130,21 @@ func (a *Allocator) create(w *conntrack.Worker, ext *conntrack.External, source 
 			break
 		}
 		m, existed, taken, r := w.NewMapping(proto, inside, port, ext, candidate, source, now)
-		switch {
-		case taken:
+		if taken {
 			a.counts.Races++
 			continue
-		case existed || r != verdict.None:
+		}
+		if existed || r != verdict.None {
 			w.ReleaseSource(source)
-		case candidate == port:
-			source.Pair(ext.Address())
+			return m, r
+		}
+		source.Pair(ext.Address())
+		if candidate == port {
 			a.counts.Kept++
-		default:
-			source.Pair(ext.Address())
+		} else {
 			a.counts.Searched++
 		}
-		return m, r
+		return m, verdict.None
 	}
 	w.ReleaseSource(source)
 	// The last port may have gone to another worker for this very endpoint.

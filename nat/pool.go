@@ -1,36 +1,43 @@
 package nat
 
-import "sluice/conntrack"
+import (
+	"slices"
+
+	"sluice/conntrack"
+)
 
 // Pool is the external addresses that flows leaving by one way out are
 // masqueraded to. It is immutable; a change of addresses makes another one.
 type Pool struct {
 	externals []*conntrack.External
+	addrs     []uint32 // theirs, side by side: an External is far from the next one
 }
 
 // NewPool makes a pool of the addresses, whose order does not matter.
 func NewPool(externals ...*conntrack.External) *Pool {
-	return &Pool{append([]*conntrack.External(nil), externals...)}
+	p := &Pool{externals: slices.Clone(externals)}
+	for _, x := range externals {
+		p.addrs = append(p.addrs, x.Address())
+	}
+	return p
 }
 
 // External returns the address that a source without mappings is masqueraded
 // to, nil if the pool is empty. It follows from source and pool alone: all
 // workers agree without asking each other, and so do the processes before and
 // after a restart. When an address comes or goes, only the sources move that get
-// it or had it (rendezvous hashing). It costs a nanosecond or two an address, once
-// a flow.
+// it or had it (rendezvous hashing). It costs a few nanoseconds an address.
 func (p *Pool) External(src uint32) *conntrack.External {
-	if len(p.externals) == 1 {
-		return p.externals[0]
+	if len(p.externals) == 0 {
+		return nil
 	}
-	var best *conntrack.External
-	var most uint64
-	for _, x := range p.externals {
-		if score := mix(uint64(src)<<32 | uint64(x.Address())); best == nil || score > most {
-			best, most = x, score
+	best, most := 0, uint64(0)
+	for i, addr := range p.addrs {
+		if score := mix(uint64(src)<<32 | uint64(addr)); score > most {
+			best, most = i, score
 		}
 	}
-	return best
+	return p.externals[best]
 }
 
 // paired returns the address for one more mapping of the source: the one that its
@@ -38,24 +45,15 @@ func (p *Pool) External(src uint32) *conntrack.External {
 // pool splits no source over two addresses (RFC 4787 REQ-2, RFC 6888 REQ-2).
 func (p *Pool) paired(source *conntrack.Source) *conntrack.External {
 	if addr := source.External(); addr != 0 {
-		for _, x := range p.externals {
-			if x.Address() == addr {
-				return x
-			}
+		if i := slices.Index(p.addrs, addr); i >= 0 {
+			return p.externals[i]
 		}
 	}
 	return p.External(source.Address())
 }
 
 // Holds reports whether addr is one of the pool's.
-func (p *Pool) Holds(addr uint32) bool {
-	for _, x := range p.externals {
-		if x.Address() == addr {
-			return true
-		}
-	}
-	return false
-}
+func (p *Pool) Holds(addr uint32) bool { return slices.Contains(p.addrs, addr) }
 
 // mix is MurmurHash3's 64-bit finalizer: a bijection in which every bit of x
 // changes every bit of the result with a probability of about one half.
