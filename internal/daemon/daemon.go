@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"sync"
 	"time"
 
 	"go.uber.org/automaxprocs/maxprocs"
@@ -39,6 +41,11 @@ type Daemon struct {
 
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
+
+	// open is held for reading by whoever looks at the data plane for the
+	// control socket, and taken for writing before its memory goes away.
+	open   sync.RWMutex
+	closed bool
 }
 
 // Run is `sluice run`: it returns when ctx is done and everything was taken
@@ -51,6 +58,17 @@ func Run(ctx context.Context, o Options) error {
 	for _, w := range warnings {
 		o.Logger.Warn(w)
 	}
+	socket := c.Control.Socket
+	if o.Socket != "" {
+		socket = o.Socket
+	}
+	// First of all, since it is what keeps a second daemon from taking the
+	// interfaces over.
+	listener, err := control.Listen(socket)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
 	d := &Daemon{
 		options: o, log: o.Logger, started: time.Now(),
 		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest),
@@ -58,7 +76,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.build(c, warnings); err != nil {
 		return err
 	}
-	err = d.serve(ctx)
+	err = d.serve(ctx, listener)
 	return errors.Join(err, d.takeDown())
 }
 
@@ -93,6 +111,8 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	}
 	defer func() {
 		if err != nil {
+			// A start that failed leaves nothing behind.
+			d.options.DetachOnExit = true
 			err = errors.Join(err, d.takeDown())
 		}
 	}()
@@ -127,23 +147,17 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 const housekeeping = time.Second
 
 // serve answers and follows changes until ctx is done.
-func (d *Daemon) serve(ctx context.Context) error {
+func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
+	var running sync.WaitGroup
+	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 3)
-	go func() { failed <- d.mirror.Run(ctx, d.routeChange) }()
-	go d.resolveNeighbours(ctx)
-	socket := d.config.Control.Socket
-	if d.options.Socket != "" {
-		socket = d.options.Socket
-	}
-	listener, err := control.Listen(socket)
-	if err != nil {
-		return err
-	}
+	failed := make(chan error, 2)
 	server := control.NewServer(d, d.options.Version, d.log)
-	go func() { failed <- server.Serve(ctx, listener) }()
-	d.log.Info("forwarding", "interfaces", len(d.plane.nics), "workers", len(d.plane.threads), "control", socket)
+	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
+	running.Go(func() { failed <- server.Serve(ctx, listener) })
+	running.Go(func() { d.resolveNeighbours(ctx) })
+	d.log.Info("forwarding", "interfaces", len(d.plane.nics), "workers", len(d.plane.threads), "control", listener.Addr())
 	if err := notify("READY=1\nSTATUS=forwarding"); err != nil {
 		d.log.Warn(err.Error())
 	}
@@ -226,16 +240,29 @@ func (d *Daemon) reserveHostPorts() {
 	}
 }
 
-// takeDown stops forwarding and gives everything back.
+// takeDown stops forwarding and gives everything back, but for the pinned
+// steering program, which keeps answering as on-failure says until the next
+// start or `sluice detach`.
 func (d *Daemon) takeDown() error {
-	var errs []error
-	errs = append(errs, d.plane.close())
+	d.open.Lock()
+	d.closed = true
+	d.open.Unlock()
+	left, err := d.plane.close(d.options.DetachOnExit)
 	if d.mirror != nil {
 		d.mirror.Close()
 	}
-	err := errors.Join(errs...)
-	if err == nil {
-		d.log.Info("stopped; the steering program was taken away, the kernel routes again")
+	if err != nil {
+		return err
 	}
-	return err
+	d.log.Info("stopped: " + left)
+	return nil
+}
+
+// look lets f look at the data plane unless it is gone already.
+func (d *Daemon) look(f func()) {
+	d.open.RLock()
+	defer d.open.RUnlock()
+	if !d.closed {
+		f()
+	}
 }

@@ -25,7 +25,8 @@ func (d *Daemon) Flows(ctx context.Context, filter control.Filter, yield func(co
 
 // CountFlows implements control.Gateway.
 func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control.FlowCount, error) {
-	c := d.plane.table.Count()
+	var c conntrack.Counts
+	d.look(func() { c = d.plane.table.Count() })
 	out := control.FlowCount{Count: c.Flows, Capacity: c.FlowCapacity}
 	if filter.All() {
 		return out, nil
@@ -44,10 +45,12 @@ func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control
 func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
 	clock := d.plane.threads[0].clock
 	var cursor conntrack.Cursor
-	d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
-		now := clock.now()
-		flow := flowOf(&s, tick(now), time.Now().Add(-time.Duration(now)))
-		return f(&flow)
+	d.look(func() {
+		d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
+			now := clock.now()
+			flow := flowOf(&s, tick(now), time.Now().Add(-time.Duration(now)))
+			return f(&flow)
+		})
 	})
 }
 

@@ -19,13 +19,14 @@ import (
 // plane is the data plane: the interfaces, the steering program, the flow table
 // and the worker threads.
 type plane struct {
-	nics     []*xdp.NIC
-	steering *xdp.Steering
-	memory   *flowmem.Memory
-	table    *conntrack.Table
-	threads  []*thread
-	resolve  chan gateway.Neighbour
-	pointer  atomic.Pointer[gateway.Snapshot]
+	nics      []*xdp.NIC
+	steering  *xdp.Steering
+	memory    *flowmem.Memory
+	table     *conntrack.Table
+	threads   []*thread
+	resolve   chan gateway.Neighbour
+	onFailure config.Failure
+	pointer   atomic.Pointer[gateway.Snapshot]
 }
 
 // staleAfter is how old a worker's heartbeat may be before the steering program
@@ -39,10 +40,11 @@ const spareFrames = 512
 // buildPlane sets everything up that needs the configuration alone. Nothing is
 // attached yet: no packet is touched before start.
 func buildPlane(c *config.Config) (_ *plane, err error) {
-	p := &plane{resolve: make(chan gateway.Neighbour, 256)}
+	p := &plane{resolve: make(chan gateway.Neighbour, 256), onFailure: c.OnFailure}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.close())
+			_, problem := p.close(true)
+			err = errors.Join(err, problem)
 		}
 	}()
 	for _, i := range c.Interfaces {
@@ -181,23 +183,35 @@ func (p *plane) adopted(s *gateway.Snapshot) {
 	}
 }
 
-// close stops the workers and gives everything back. The steering program goes
-// last, so that nothing reaches the kernel that was meant for a worker.
-func (p *plane) close() error {
+// close stops the workers and gives everything back. It says in words what
+// happens to packets from now on.
+func (p *plane) close(detach bool) (left string, err error) {
 	var errs []error
 	for _, t := range p.threads {
 		errs = append(errs, t.halt())
 	}
+	left = "the kernel has the packets again"
+	if p.steering != nil {
+		pinned, where := p.steering.Pinned()
+		switch {
+		case detach:
+			for i := range p.nics {
+				errs = append(errs, p.steering.Detach(i))
+			}
+		case pinned && p.onFailure == config.FailPass:
+			left = "the steering program stays in " + where + " and passes packets to the kernel, untranslated (on-failure: pass); `sluice detach` removes it"
+		case pinned:
+			left = "the steering program stays in " + where + " and drops what a worker would get (on-failure: drop); `sluice detach` removes it"
+		}
+		errs = append(errs, p.steering.Close())
+	}
 	for _, t := range p.threads {
 		errs = append(errs, t.close())
-	}
-	if p.steering != nil {
-		errs = append(errs, p.steering.Close())
 	}
 	if p.memory != nil {
 		errs = append(errs, p.memory.Close())
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
 // allowedCPUs lists the CPUs for workers: those asked for, or those that the

@@ -96,28 +96,29 @@ func masqueradeStatus(c *config.Config) control.Masquerade {
 }
 
 // Status implements control.Gateway.
-func (d *Daemon) Status() control.Status {
+func (d *Daemon) Status() (s control.Status) {
 	v := d.view.get()
-	s := control.Status{
+	s = control.Status{
 		Version: d.options.Version, PID: os.Getpid(), Started: d.started, UptimeSeconds: time.Since(d.started).Seconds(),
-		Config: v.config, Masquerade: v.masquerade, Unsupported: d.mirror.Unsupported(), Timeouts: d.timeoutStatus(),
+		Config: v.config, Masquerade: v.masquerade, Unsupported: d.mirror.Unsupported(), Timeouts: timeoutStatus(&v.timeouts),
 	}
-	for _, x := range v.externals {
-		a := x.address
-		a.InUse = control.PortsInUse{TCP: x.inUse(0), UDP: x.inUse(1), ICMP: x.inUse(2)}
-		s.Masquerade.Addresses = append(s.Masquerade.Addresses, a)
-	}
-	d.tableStatus(&s)
-	d.workerStatus(&s)
-	d.interfaceStatus(&s, v)
-	d.steeringStatus(&s, v)
+	d.look(func() {
+		for _, x := range v.externals {
+			a := x.address
+			a.InUse = control.PortsInUse{TCP: x.inUse(0), UDP: x.inUse(1), ICMP: x.inUse(2)}
+			s.Masquerade.Addresses = append(s.Masquerade.Addresses, a)
+		}
+		d.tableStatus(&s)
+		d.workerStatus(&s)
+		d.interfaceStatus(&s, v)
+		d.steeringStatus(&s, v)
+	})
 	s.Degraded = degraded(&s)
 	return s
 }
 
-func (d *Daemon) timeoutStatus() control.Timeouts {
-	configured := d.view.get().timeouts
-	t := timeouts(&configured)
+func timeoutStatus(configured *config.Timeouts) control.Timeouts {
+	t := timeouts(configured)
 	seconds := func(t conntrack.Tick) float64 { return float64(t) / conntrack.TicksPerSecond }
 	return control.Timeouts{
 		TCPEstablished: seconds(t.TCPEstablished), TCPTransitory: seconds(t.TCPTransitory), TCPSyn: seconds(t.TCPSyn),
@@ -165,12 +166,14 @@ func (d *Daemon) steeringStatus(s *control.Status, v viewCopy) {
 // Drops implements control.Gateway.
 func (d *Daemon) Drops() control.Drops {
 	var sum [verdict.Count]uint64
-	for _, t := range d.plane.threads {
-		c := t.worker.Counters()
-		for r, n := range c.Drops {
-			sum[r] += n
+	d.look(func() {
+		for _, t := range d.plane.threads {
+			c := t.worker.Counters()
+			for r, n := range c.Drops {
+				sum[r] += n
+			}
 		}
-	}
+	})
 	out := control.Drops{At: time.Now()}
 	for _, r := range verdict.All() {
 		out.Reasons = append(out.Reasons, control.Drop{Reason: r.String(), Packets: sum[r], Explanation: r.Explain()})

@@ -94,6 +94,10 @@ func (w *Worker) refuse(d xdp.Desc, frame []byte, r verdict.Reason) {
 func (w *Worker) decide(k int) {
 	i := w.index[k]
 	d, p := w.frames[i], &w.packets[i]
+	if p.TTL <= 1 {
+		w.drop(d, verdict.TTLExpired) // RFC 1812 5.3.1
+		return
+	}
 	flow, dir := w.lookup.Flow[k], w.lookup.Dir[k]
 	if flow == nil {
 		var r verdict.Reason

@@ -9,17 +9,14 @@ import (
 	"sluice/xdp"
 )
 
-// forward sends a packet of a known flow on its way: next hop, TTL, MTU,
-// rewrite, out queue. On a reason other than None the frame is still the
+// forward sends a packet of a known flow on its way: next hop, MTU, rewrite, out
+// queue. On a reason other than None the frame is still the
 // caller's and nothing was counted to the flow.
 func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
 	s := w.snapshot
 	// A packet of the right five-tuple from the wrong side is not the flow's.
 	if s.Roles[w.in] != s.Roles[arrival(flow, dir)] {
 		return verdict.SpoofedSource
-	}
-	if p.TTL <= 1 {
-		return verdict.TTLExpired // RFC 1812 5.3.1
 	}
 	id := fib.HopID(flow.NextHop(dir))
 	var hop fib.Hop

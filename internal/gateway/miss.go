@@ -29,6 +29,9 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 	if r := hopReason(&hop); r != verdict.None {
 		return nil, 0, r
 	}
+	if p.Length() > int(hop.MTU) {
+		return nil, 0, verdict.FragmentationNeeded
+	}
 	if inside {
 		if s.leavesOutside(hop.Port, p.Dst) && s.Policy.Decide(p.Src, p.Dst).Masquerade {
 			return w.masquerade(p, key, key, hop.Port, nil)
