@@ -267,65 +267,6 @@ func TestPortsAreHardToGuess(t *testing.T) {
 	}
 }
 
-// TestPairedPooling: RFC 4787 REQ-2. A source with mappings keeps its address when
-// the pool changes; one that has none any more may get another.
-func TestPairedPooling(t *testing.T) {
-	b := newBench(t, 1, 4096)
-	list := externals("192.0.2.10", 4)
-	for _, x := range list {
-		must(t, b.table.AddExternal(x))
-	}
-	w, a := b.workers[0], b.allocs[0]
-	address := func(pool *Pool, inside uint32, port uint16) (uint32, *conntrack.Mapping) {
-		m, r := a.MapFrom(w, pool, packet.ProtoUDP, inside, port, now)
-		if r != verdict.None {
-			t.Fatal(r)
-		}
-		addr, _ := m.External()
-		return addr, m
-	}
-	moved := 0
-	for i := range uint32(200) {
-		inside := addr("10.0.0.0") + i
-		small, large := NewPool(list[0], list[1]), NewPool(list...)
-		before, first := address(small, inside, 5000)
-		if again, m := address(small, inside, 5000); again != before || m != first {
-			t.Fatalf("source %d: the same endpoint has two mappings", i)
-		}
-		after, second := address(large, inside, 5001)
-		if after != before {
-			t.Fatalf("source %d: split over two addresses", i)
-		}
-		w.Release(first)
-		w.Release(first)
-		w.Release(second)
-		w.Quiesce()
-		if later, _ := address(large, inside, 5002); later != before {
-			moved++
-		}
-	}
-	if moved < 50 || moved > 150 {
-		t.Errorf("%d of 200 sources use the new half of the pool", moved)
-	}
-}
-
-func TestMapFromPools(t *testing.T) {
-	b := newBench(t, 1, 1024)
-	w, a := b.workers[0], b.allocs[0]
-	for name, pool := range map[string]*Pool{"no pool": nil, "an empty pool": NewPool()} {
-		if _, r := a.MapFrom(w, pool, packet.ProtoUDP, 1, 1, now); r != verdict.NoExternalAddress {
-			t.Errorf("%s: %v", name, r)
-		}
-	}
-	m, r := a.MapFrom(w, NewPool(b.external), packet.ProtoUDP, addr("10.0.0.1"), 5000, now)
-	if r != verdict.None {
-		t.Fatal(r)
-	}
-	if ext, port := m.External(); ext != b.external.Address() || port != 5000 {
-		t.Errorf("mapped to %s:%d", address(ext), port)
-	}
-}
-
 // TestFullTables: what the flow table refuses is refused with its reason, and
 // leaves nothing behind.
 func TestFullTables(t *testing.T) {
