@@ -230,7 +230,7 @@ func (s *Socket) tune(cfg SocketConfig) {
 		return
 	}
 	if budget := min(256, cfg.RingSize); unix.SetsockoptInt(s.fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, budget) == nil {
-		s.budget = budget // Linux 6.18
+		s.budget = budget
 	}
 	// In copy mode every frame under way is an skb charged to the socket's send
 	// buffer; let a whole ring of them be. Without CAP_NET_ADMIN the limit is

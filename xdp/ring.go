@@ -106,7 +106,8 @@ func (r *ring[T]) release(n int) {
 }
 
 // pending returns how many submitted entries the consumer has not taken yet. A
-// kernel before 6.18 publishes its index late, so this can be too high.
+// kernel publishes its index when it looks for more, so this can be too high
+// after it stopped early, never too low.
 func (r *ring[T]) pending() int {
 	// A: as in room.
 	r.consumed = atomic.LoadUint32(r.consumer)

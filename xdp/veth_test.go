@@ -181,6 +181,29 @@ func TestQueueCounts(t *testing.T) {
 	}
 }
 
+// TestLargeFrames: the largest MTU that a veth takes needs large frames, and gets
+// them.
+func TestLargeFrames(t *testing.T) {
+	nsA, nsG := namespace(t, "a"), namespace(t, "g")
+	cable(t, nsA, "a0", nsG, "g0", lab.VethOptions{MTU: maxVethMTU})
+	a0, g0 := probe(t, nsA, "a0"), probe(t, nsG, "g0")
+	a := open(t, nsA, WorkerPlan{{NIC: a0, RX: []int{0}}}, 64)
+	g := open(t, nsG, WorkerPlan{{NIC: g0, RX: []int{0}}}, 64)
+	if a.u.FrameSize() != largeFrame || g.u.FrameSize() != largeFrame {
+		t.Fatalf("frames of %d and %d bytes", a.u.FrameSize(), g.u.FrameSize())
+	}
+	redirect(t, nsG, g0, g.ports[0])
+	full := func(uint64) int { return maxVethMTU + 14 }
+	if n := a.send(t, a.ports[0], 0, 20, full); n != 20 {
+		t.Fatalf("queued %d", n)
+	}
+	settle(t, a)
+	if got := receive(t, g, g.ports[0], 20); got != 20 {
+		t.Errorf("%d of 20 frames arrived", got)
+	}
+	settle(t, g)
+}
+
 // TestTransmitOnlyQueue: where a NIC has more TX than RX queues, a worker can
 // have a socket that only sends.
 func TestTransmitOnlyQueue(t *testing.T) {

@@ -88,7 +88,7 @@ func (w *Waiter) SetPorts(ports []*Port) {
 
 // Idle is called after each round with whether there was work in it, and
 // reports whether the worker should sleep now; otherwise it should go round
-// again.
+// again. What others wait for from this worker it does between Idle and Sleep.
 func (w *Waiter) Idle(worked bool) bool {
 	if worked {
 		if w.spinning {
