@@ -168,7 +168,9 @@ func (s *Socket) drain() {
 // discard undoes the mappings and closes the descriptor. The kernel releases a
 // socket only when both are gone.
 func (s *Socket) discard() error {
-	s.closed = true
+	// Whoever still uses the socket finds it gone, and touches no ring.
+	s.closed, s.fillLevel = true, 0
+	s.state.Store(uint32(StateGone))
 	var errs []error
 	for i, m := range s.maps {
 		if m != nil {

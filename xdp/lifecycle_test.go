@@ -243,6 +243,10 @@ func TestFramesOfClosedSocketComeBack(t *testing.T) {
 	if a := audit(t, c.g.u); a.TX != 9 || a.Fill != 256 {
 		t.Errorf("after the close: %+v", a)
 	}
+	if n := c.g.send(t, p, 9, 4, length); n != 0 || p.Receive(make([]Desc, 4)) != 0 || p.State() != StateGone {
+		t.Errorf("a closed port took %d frames, state %v", n, p.State())
+	}
+	p.Flush()
 	if err := c.nsG.SetUp("g1"); err != nil {
 		t.Fatal(err)
 	}
