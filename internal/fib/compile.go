@@ -102,48 +102,38 @@ func (c *compiler) compile(routes []Route, rules []Rule) {
 
 // compileRoutes enters the winning route of every prefix of every table.
 func (c *compiler) compileRoutes(routes []Route, merged bool) {
-	type rank struct {
-		table  uint32 // local before main at the same prefix of a merged table
-		metric uint32
-	}
 	type place struct {
 		table  uint32
 		prefix netip.Prefix
 	}
+	placeOf := func(r *Route) place {
+		if merged && r.Table == TableLocal {
+			return place{TableMain, r.Prefix.Masked()}
+		}
+		return place{r.Table, r.Prefix.Masked()}
+	}
 	won := make(map[place]int, len(routes)) // index in routes
-	order := func(r *Route) rank { return rank{^r.Table, r.Metric} }
 	for i := range routes {
 		r := &routes[i]
 		if !r.alive() {
 			continue
 		}
-		at := place{r.Table, r.Prefix.Masked()}
-		if merged && r.Table == TableLocal {
-			at.table = TableMain
+		at := placeOf(r)
+		if rival, ok := won[at]; !ok || r.beats(&routes[rival]) {
+			won[at] = i
 		}
-		if old, ok := won[at]; ok {
-			a, b := order(&routes[old]), order(r)
-			if cmp.Or(cmp.Compare(a.table, b.table), cmp.Compare(a.metric, b.metric)) <= 0 {
-				continue
-			}
-		}
-		won[at] = i
 	}
 	// In the order of the routes, so that paths and hops come out the same for
 	// the same input.
 	for i := range routes {
-		r := &routes[i]
-		at := place{r.Table, r.Prefix.Masked()}
-		if merged && r.Table == TableLocal {
-			at.table = TableMain
-		}
+		at := placeOf(&routes[i])
 		if w, ok := won[at]; !ok || w != i {
 			continue
 		}
 		if c.tables[at.table] == nil {
 			c.tables[at.table] = new(table)
 		}
-		c.tables[at.table].Insert(at.prefix, c.enter(r))
+		c.tables[at.table].Insert(at.prefix, c.enter(&routes[i]))
 	}
 }
 
@@ -226,49 +216,56 @@ func (c *compiler) forward(port PortID, gateway uint32, mtu uint16, limit uint32
 	return p
 }
 
+// compileRules makes a step of every rule that can do something.
 func (c *compiler) compileRules(rules []Rule) {
-	var jumps []uint32 // target priority of every step, for those that jump
-	var priorities []uint32
+	var priorities []uint32 // of the steps
+	var jumps []int         // steps whose jump is still a priority
 	for i := range rules {
 		r := &rules[i]
-		if r.Action == ActionNop || r.Action == ActionTable && c.tables[r.Table] == nil {
-			continue // as if it were not there
+		st, ok := c.step(r)
+		if !ok {
+			continue
 		}
-		st := step{anyIn: r.Iif == "", never: r.Never, invert: r.Invert, minLength: r.MinLength}
-		st.to, st.toMask = selector(r.To)
-		st.from, st.fromMask = selector(r.From)
-		if r.Iif != "" {
-			port, listed := c.names[r.Iif]
-			st.in, st.never = port, st.never || !listed
-		}
-		switch r.Action {
-		case ActionTable:
-			st.table = c.tables[r.Table]
-		case ActionUnreachable:
-			st.verdict.answer = Hop{Type: Unreachable, Port: NoPort}
-		case ActionProhibit:
-			st.verdict.answer = Hop{Type: Prohibit, Port: NoPort}
-		case ActionBlackhole:
-			st.verdict.answer = Hop{Type: Blackhole, Port: NoPort}
-		case ActionGoto:
+		if r.Action == ActionGoto {
 			// The kernel's goto waits for a rule of exactly that priority, and
-			// is passed over until there is one (fib_rule: unresolved).
+			// is passed over until there is one (FIB_RULE_UNRESOLVED).
 			if r.Target <= r.Priority || !slices.ContainsFunc(rules, func(x Rule) bool { return x.Priority == r.Target }) {
 				continue
 			}
+			st.jump = int(r.Target)
+			jumps = append(jumps, len(c.steps))
 		}
-		c.steps = append(c.steps, st)
-		jumps = append(jumps, 0)
-		if r.Action == ActionGoto {
-			jumps[len(jumps)-1] = r.Target
-		}
-		priorities = append(priorities, r.Priority)
+		c.steps, priorities = append(c.steps, st), append(priorities, r.Priority)
 	}
-	for i, target := range jumps {
-		if target != 0 {
-			c.steps[i].jump, _ = slices.BinarySearch(priorities, target)
-		}
+	for _, i := range jumps {
+		c.steps[i].jump, _ = slices.BinarySearch(priorities, uint32(c.steps[i].jump))
 	}
+}
+
+// step prepares a rule, but for where it jumps to. ok is false where the rule
+// is as if it were not there.
+func (c *compiler) step(r *Rule) (st step, ok bool) {
+	st = step{anyIn: r.Iif == "", never: r.Never, invert: r.Invert, minLength: r.MinLength}
+	st.to, st.toMask = selector(r.To)
+	st.from, st.fromMask = selector(r.From)
+	if r.Iif != "" {
+		port, listed := c.names[r.Iif]
+		st.in, st.never = port, st.never || !listed
+	}
+	switch r.Action {
+	case ActionTable:
+		st.table = c.tables[r.Table]
+		return st, st.table != nil
+	case ActionUnreachable:
+		st.verdict.answer = Hop{Type: Unreachable, Port: NoPort}
+	case ActionProhibit:
+		st.verdict.answer = Hop{Type: Prohibit, Port: NoPort}
+	case ActionBlackhole:
+		st.verdict.answer = Hop{Type: Blackhole, Port: NoPort}
+	case ActionNop:
+		return st, false
+	}
+	return st, true
 }
 
 // selector returns what an address under the mask must be; all zero matches all.

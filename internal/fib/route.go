@@ -55,6 +55,15 @@ func (r *Route) alive() bool {
 	return r.Type != RouteUnicast || slices.ContainsFunc(r.Paths, func(p Path) bool { return !p.Dead })
 }
 
+// beats reports whether r wins over x, an earlier route to the same prefix. The
+// tables differ only where local and main are one trie; local comes first then.
+func (r *Route) beats(x *Route) bool {
+	if r.Table != x.Table {
+		return r.Table > x.Table
+	}
+	return r.Metric < x.Metric
+}
+
 // RuleAction says what a policy rule does.
 type RuleAction uint8
 

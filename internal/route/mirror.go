@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -19,11 +18,17 @@ import (
 )
 
 const (
-	gather        = 3 * time.Millisecond // events of a burst become one snapshot
-	busyShare     = 2                    // at most one part in so many of the time goes into reading tables
-	retryAfter    = time.Second          // a table could not be read
-	receiveBuffer = 4 << 20              // bytes of events that may wait: some 20,000
-	batches       = 64                   // reads of the event socket that may wait for Run
+	gather     = 3 * time.Millisecond // events of a burst become one snapshot
+	busyShare  = 2                    // at most one part in so many of the time goes into reading tables
+	retryAfter = time.Second          // a table could not be read
+
+	// After a loss, the events that waited before it are older than the tables
+	// read because of it, and nothing newer may follow. So for this long events
+	// of neighbours are not applied, but have the table read again.
+	settle = time.Second
+
+	receiveBuffer = 4 << 20 // bytes of events that may wait: some 20,000
+	batches       = 64      // reads of the event socket that may wait for Run
 
 	rtnlgrpNexthop = 32 // RTNLGRP_NEXTHOP (linux/rtnetlink.h)
 )
@@ -50,6 +55,9 @@ type Mirror struct {
 	query  *nl.SocketHandle  // dumps that this package decodes itself
 	diag   *nl.SocketHandle  // sock_diag
 
+	running sync.Mutex // held by Run: its sockets stay open until it ends
+	release sync.Once
+
 	current     atomic.Pointer[fib.Snapshot]
 	unsupported atomic.Pointer[[]string]
 	wanted      chan target
@@ -67,6 +75,7 @@ type Mirror struct {
 
 	earliest     time.Time // when the next snapshot may be built
 	earliestRead time.Time // when tables may be read again
+	lost         time.Time // when events were lost
 }
 
 // tables names tables of the kernel that must be read again.
@@ -153,20 +162,24 @@ func openHandle(protocol int) (*nl.SocketHandle, error) {
 	return &nl.SocketHandle{Socket: s}, nil
 }
 
-// Close releases the sockets of a Mirror whose Run was never called; Run does it
-// by itself.
+// Close ends Run, with an error unless its context ended before, and releases the
+// sockets. It may be called at any time and more than once, but not by onChange.
 func (m *Mirror) Close() {
 	if m.events != nil {
-		m.events.Close()
+		m.events.Close() // what Run waits for
 	}
-	if m.handle != nil {
-		m.handle.Close()
-	}
-	for _, h := range []*nl.SocketHandle{m.query, m.diag} {
-		if h != nil {
-			h.Close()
+	m.running.Lock()
+	defer m.running.Unlock()
+	m.release.Do(func() {
+		if m.handle != nil {
+			m.handle.Close()
 		}
-	}
+		for _, h := range []*nl.SocketHandle{m.query, m.diag} {
+			if h != nil {
+				h.Close()
+			}
+		}
+	})
 }
 
 // Current returns the last snapshot.
@@ -180,44 +193,55 @@ func (m *Mirror) Unsupported() []string { return *m.unsupported.Load() }
 // snapshot. It returns nil when ctx ended, or what made following impossible. It
 // can be called once; afterwards the Mirror is closed.
 func (m *Mirror) Run(ctx context.Context, onChange func(*fib.Snapshot)) error {
+	defer m.Close()
+	m.running.Lock()
+	defer m.running.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	var reader sync.WaitGroup
 	incoming := make(chan batch, batches)
 	reader.Go(func() { m.read(ctx, incoming) })
 	defer func() {
 		cancel()
-		m.Close() // wakes the reader
+		m.events.Close() // wakes the reader
 		reader.Wait()
 	}()
 
 	refresh := time.NewTicker(max(m.cfg.Refresh/8, 10*time.Millisecond))
 	defer refresh.Stop()
 	m.refresh(time.Now())
-	var due <-chan time.Time // when the gathered events are used
+	// When the gathered events are used; when tables that had to wait are read.
+	var gathered, waited <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case b := <-incoming:
-			if err := m.take(b); err != nil {
+			if err := m.take(b, time.Now()); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
 				return err
 			}
-			if due == nil {
-				due = time.After(max(gather, time.Until(m.earliest)))
+			if gathered == nil {
+				gathered = time.After(max(gather, time.Until(m.earliest)))
 			}
-		case <-due:
-			due = nil
-			changed, again := m.update()
-			if again != 0 {
-				due = time.After(again)
-			}
-			if changed {
-				onChange(m.Current())
-			}
+			continue
 		case t := <-m.wanted:
 			m.ask(t, time.Now())
+			continue
 		case now := <-refresh.C:
 			m.refresh(now)
+			continue
+		case <-gathered:
+			gathered = nil
+		case <-waited:
+		}
+		changed, again := m.update()
+		if waited = nil; again != 0 {
+			waited = time.After(again)
+		}
+		if changed {
+			onChange(m.Current())
 		}
 	}
 }
@@ -284,13 +308,11 @@ func (m *Mirror) read(ctx context.Context, to chan<- batch) {
 }
 
 // take notes what a batch of events changed.
-func (m *Mirror) take(b batch) error {
+func (m *Mirror) take(b batch, now time.Time) error {
 	switch {
 	case errors.Is(b.err, syscall.ENOBUFS):
 		m.log.Warn("routing events were lost, reading all tables again")
-		m.dirty = allTables
-	case errors.Is(b.err, fs.ErrClosed):
-		return nil // ctx ended, Run is about to see it
+		m.dirty, m.lost = allTables, now
 	case b.err != nil:
 		return fmt.Errorf("route: read routing events: %w", b.err)
 	}
@@ -306,7 +328,11 @@ func (m *Mirror) take(b batch) error {
 		case syscall.RTM_NEWRULE, syscall.RTM_DELRULE:
 			m.dirty |= ruleTable
 		case syscall.RTM_NEWNEIGH, syscall.RTM_DELNEIGH:
-			m.neighbourEvent(msg)
+			if now.Sub(m.lost) < settle {
+				m.dirty |= neighbourTable
+				continue
+			}
+			m.neighbourEvent(msg, now)
 		}
 	}
 	return nil

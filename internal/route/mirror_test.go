@@ -1,6 +1,7 @@
 package route
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -345,11 +346,59 @@ func TestLostEvents(t *testing.T) {
 
 func TestTakeErrors(t *testing.T) {
 	m := &Mirror{log: discard()}
-	if err := m.take(batch{err: syscall.ENOBUFS}); err != nil || m.dirty != allTables {
+	now := time.Now()
+	if err := m.take(batch{err: syscall.ENOBUFS}, now); err != nil || m.dirty != allTables {
 		t.Errorf("ENOBUFS: %v, dirty %b", err, m.dirty)
 	}
-	if err := m.take(batch{err: syscall.EBADF}); !errors.Is(err, syscall.EBADF) {
+	// What follows may be older than what is read now: it is not believed.
+	m.dirty = 0
+	event := syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: syscall.RTM_NEWNEIGH}, Data: []byte{syscall.AF_INET, 11: 0}}
+	if err := m.take(batch{messages: []syscall.NetlinkMessage{event}}, now.Add(settle/2)); err != nil || m.dirty != neighbourTable {
+		t.Errorf("event after a loss: %v, dirty %b", err, m.dirty)
+	}
+	if err := m.take(batch{err: syscall.EBADF}, now); !errors.Is(err, syscall.EBADF) {
 		t.Errorf("EBADF: %v", err)
+	}
+}
+
+// Where tables take long to read, neighbours do not wait for them.
+func TestNeighboursDoNotWaitForTables(t *testing.T) {
+	r := newRig(t, 0)
+	r.mirror.earliestRead = time.Now().Add(time.Hour)
+	r.start()
+	r.must(r.nl.RouteAdd(&netlink.Route{Dst: network("203.0.113.0/24"), Gw: net.ParseIP("192.0.2.10").To4()}))
+	for i := range 3 {
+		host := fmt.Sprintf("10.0.0.%d", 100+i)
+		r.must(r.nl.NeighSet(&netlink.Neigh{LinkIndex: r.link("lan").Attrs().Index, Family: syscall.AF_INET, State: netlink.NUD_PERMANENT,
+			IP: net.ParseIP(host).To4(), HardwareAddr: net.HardwareAddr{2, 1, 1, 1, 1, 1}}))
+		s := r.await("a neighbour", func(s *fib.Snapshot) bool { return hop(s, host).State == fib.Resolved })
+		if !by("203.0.113.1", "192.0.2.254")(s) {
+			t.Fatal("the routes were read")
+		}
+	}
+}
+
+// A Mirror that is closed under Run ends it with an error; one whose context
+// ends does not.
+func TestRunEnds(t *testing.T) {
+	r := newRig(t, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.mirror.Run(ctx, func(*fib.Snapshot) {}); err != nil {
+		t.Errorf("context ended: %v", err)
+	}
+	r.must(r.gateway.Do(func() (err error) {
+		r.mirror, err = New(Config{Interfaces: []string{"lan", "wan"}})
+		return err
+	}))
+	done := make(chan error)
+	go func() { done <- r.mirror.Run(t.Context(), func(*fib.Snapshot) {}) }()
+	r.mirror.Close()
+	if err := <-done; err == nil {
+		t.Error("closed under Run, which returned nil")
+	}
+	if _, err := r.mirror.HostPorts(); err == nil {
+		t.Error("HostPorts of a closed Mirror succeeds")
 	}
 }
 

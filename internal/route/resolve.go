@@ -124,7 +124,7 @@ func (m *Mirror) refresh(now time.Time) {
 // neighbourEvent applies one event of the ARP table. The kernel probes a stale
 // neighbour at the MAC address it knows; where that one does not answer,
 // everybody on the link is asked once, since the address may have moved.
-func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage) {
+func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage, now time.Time) {
 	if len(msg.Data) == 0 || msg.Data[0] != syscall.AF_INET {
 		return
 	}
@@ -142,9 +142,9 @@ func (m *Mirror) neighbourEvent(msg syscall.NetlinkMessage) {
 		m.builder.DeleteNeighbour(port, k.addr)
 		return
 	}
-	n.since = time.Now()
+	n.since = now
 	n.moved = n.state&nudFailed != 0 && m.neighbours[k].state&nudValid != 0
-	if n.moved && m.ask(target{k.addr, port}, n.since) {
+	if n.moved && m.ask(target{k.addr, port}, now) {
 		n.moved = false
 	}
 	m.neighbours[k] = n

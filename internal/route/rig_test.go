@@ -30,7 +30,6 @@ type rig struct {
 	nl                         *netlink.Handle // inside the gateway
 	mirror                     *Mirror
 	news                       chan struct{} // something was published
-	start                      func()
 }
 
 func newRig(t testing.TB, refresh time.Duration) *rig {
@@ -54,30 +53,28 @@ func newRig(t testing.TB, refresh time.Duration) *rig {
 		r.mirror, err = New(Config{Interfaces: []string{"lan", "wan"}, Refresh: refresh})
 		return err
 	}))
-	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() { r.mirror.Close() })
+	return r
+}
+
+// start runs the mirror until the end of the test.
+func (r *rig) start() {
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	r.start = func() {
-		go func() {
-			done <- r.mirror.Run(ctx, func(*fib.Snapshot) {
-				select {
-				case r.news <- struct{}{}:
-				default:
-				}
-			})
-		}()
-		r.start = nil
-	}
-	t.Cleanup(func() {
+	go func() {
+		done <- r.mirror.Run(ctx, func(*fib.Snapshot) {
+			select {
+			case r.news <- struct{}{}:
+			default:
+			}
+		})
+	}()
+	r.t.Cleanup(func() {
 		cancel()
-		if r.start != nil {
-			r.mirror.Close()
-			return
-		}
 		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+			r.t.Errorf("Run: %v", err)
 		}
 	})
-	return r
 }
 
 // cable connects an interface of the gateway to eth0 of a host.
