@@ -56,14 +56,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	t := newTable(o.Out)
-	t.head(l)
+	picture(o.Out, l)
 	s, err := newStory(l.top)
 	if err != nil {
 		return err
 	}
 	defer s.close()
 
+	t := newTable(o.Out)
+	t.head()
 	s.tell(ctx, t)
 	l.audit(ctx, t)
 	return t.foot(ctx, time.Since(began))

@@ -37,8 +37,9 @@ func newTable(w io.Writer) *table { return &table{w: w} }
 
 const rowFormat = "  %-4s  %-34s %-10s %-10s %-28s %s\n"
 
-func (t *table) head(l *running) {
-	fmt.Fprintf(t.w, `
+// picture shows the lab and its addresses.
+func picture(w io.Writer, l *running) {
+	fmt.Fprintf(w, `
   client1 %-11s ─┐                           ┌─ server1 %s
                        ├─── gateway %-12s ──┼─ server2 %s
   client2 %-11s ─┘      (%s)         └─ excluded network %s
@@ -48,6 +49,9 @@ func (t *table) head(l *running) {
 `, lab.Client1Address, lab.Server1Address, lab.GatewayOutside, lab.Server2Address,
 		lab.Client2Address, lab.GatewayInside, lab.ExcludedNetwork,
 		l.top.Gateway.Name(), round(l.ready))
+}
+
+func (t *table) head() {
 	fmt.Fprintf(t.w, rowFormat, "", "CHECK", "FROM", "TO", "SOURCE THE FAR END SAW", "RESULT")
 }
 

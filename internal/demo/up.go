@@ -39,7 +39,7 @@ func Up(ctx context.Context, o Options) (err error) {
 	if err := lab.SetTitle(upTitle); err != nil {
 		return err
 	}
-	newTable(o.Out).head(l)
+	picture(o.Out, l)
 	l.hints(o.Out, o.Binary)
 	select {
 	case <-ctx.Done():
@@ -55,17 +55,18 @@ func (l *running) hints(w io.Writer, binary string) {
 	in := func(n *lab.Namespace) string { return "ip netns exec " + n.Name() }
 	fmt.Fprintf(w, `  in another terminal, as root:
 
-    %[1]s ping -c 3 %[5]s
+    # the server answers with a header %[8]s: the source that it saw
+    %[1]s curl -sD - -o /dev/null http://%[5]s/1
+    %[1]s curl -sD - -o /dev/null http://%[6]s/1
     %[1]s curl -o /dev/null http://%[5]s/%[7]d
-    %[1]s curl -sD - -o /dev/null http://%[5]s/1      # %[8]s: whom the server saw
-    %[1]s curl -sD - -o /dev/null http://%[6]s/1         # excluded: the true source
-    %[2]s bash                                # a shell on server1
+    %[1]s ping -c 3 %[5]s
+    %[2]s bash
 
     %[3]s status --socket %[4]s
     %[3]s flows list --socket %[4]s
     %[3]s drops --watch --socket %[4]s
 
-    %[3]s lab down                # or ^C here
+    %[3]s lab down    # or ^C here
 `, in(l.top.Client1), in(l.top.Server1), binary, l.socket,
 		lab.Server1Address, lab.ExcludedAddress, downloadSize, seenHeader)
 }
