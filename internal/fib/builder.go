@@ -23,7 +23,7 @@ type Builder struct {
 	ids        map[hopKey]uint32
 	index      hopIndex
 	indexed    int // hops that index knows
-	first      int // hops that the generation began with
+	first      int // hops that the generation began with; 0 = not built yet
 }
 
 type neighKey struct {
@@ -101,7 +101,7 @@ func (b *Builder) Build() *Snapshot {
 		b.compile()
 	}
 	b.enterNeighbours()
-	if len(b.hops) > maxHopID+1 && len(b.hops) > 2*b.first {
+	if b.first != 0 && len(b.hops) > maxHopID+1 && len(b.hops) > 2*b.first {
 		// Ids ran out, many of them on neighbours that are gone. Start over.
 		b.compile()
 		b.enterNeighbours()
