@@ -123,7 +123,7 @@ func writeFlow(w io.Writer, f *control.Flow) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%-6s %6d %-16s", f.Protocol, f.TimeoutSeconds, f.State)
 	writeTuple(&b, f.Protocol, f.Original, f.Packets.Original, f.Bytes.Original)
-	if f.Packets.Reply == 0 {
+	if f.Reply != nil && f.Packets.Reply == 0 {
 		b.WriteString(" [UNREPLIED]")
 	}
 	if f.Reply != nil {

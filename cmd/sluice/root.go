@@ -48,7 +48,9 @@ them.`,
 		statusCommand(a), flowsCommand(a), dropsCommand(a), configCommand(a),
 		labCommand(a), versionCommand(a),
 	)
-	root.InitDefaultCompletionCmd("completion")
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
+	root.InitDefaultCompletionCmd("completion") // takes the output as it is set now
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
 		group(c)
 	}
