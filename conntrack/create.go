@@ -30,10 +30,10 @@ type NewFlow struct {
 // The first packet is not counted; Touch it like any other.
 func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
 	w.now = now
-	for try := 0; ; try++ {
+	for {
 		id := w.flows.take()
 		if id == 0 {
-			return nil, 0, false, verdict.FlowTableFull
+			return w.adopt(nf)
 		}
 		w.fill(id, nf, now)
 		other, out := w.attachOriginal(id, nf)
@@ -45,7 +45,7 @@ func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed 
 			w.discard(id)
 			return nil, 0, false, verdict.FlowTableFull
 		}
-		out = w.attachReply(id, nf)
+		other, out = w.attachReply(id, nf)
 		if out == inserted && w.publish(id) {
 			return &w.table.flows[id], Original, false, verdict.None
 		}
@@ -57,9 +57,19 @@ func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed 
 			return nil, 0, false, verdict.ReplyTupleTaken
 		case out == full:
 			return nil, 0, false, verdict.FlowTableFull
+		default:
+			w.settle(slotID(other))
 		}
-		pause(try)
 	}
+}
+
+// adopt is Create without a free record: the flow may have been made by another
+// a moment ago, and a full table costs no flow that it has a packet.
+func (w *Worker) adopt(nf *NewFlow) (*Flow, Direction, bool, verdict.Reason) {
+	if f, dir := w.Find(nf.Original, w.now); f != nil {
+		return f, dir, true, verdict.None
+	}
+	return nil, 0, false, verdict.FlowTableFull
 }
 
 // fill writes a free record. Nobody looks at it yet.
@@ -94,7 +104,7 @@ func (w *Worker) attachOriginal(id uint32, nf *NewFlow) (other uint64, out outco
 		if out != busy {
 			return other, out
 		}
-		w.await(other, try)
+		w.await(slotID(other), try)
 	}
 }
 
@@ -105,18 +115,18 @@ func (w *Worker) attachOriginal(id uint32, nf *NewFlow) (other uint64, out outco
 // flow. The flow with the lower id waits, the other one gives way (busy) and
 // will find that its packet belongs to the first. Those that wait wait for
 // higher ids only, so there is no circle.
-func (w *Worker) attachReply(id uint32, nf *NewFlow) outcome {
+func (w *Worker) attachReply(id uint32, nf *NewFlow) (other uint64, out outcome) {
 	if nf.Reply == nf.Original {
-		return inserted // one entry serves both
+		return 0, inserted // one entry serves both
 	}
 	k := nf.Reply.key()
 	h := w.table.seed.hash(k)
 	for try := 0; ; try++ {
 		other, out := w.attach(k, h, tag(h)|kindReply|uint64(id))
 		if out != busy || slotID(other) < id {
-			return out
+			return other, out
 		}
-		w.await(other, try)
+		w.await(slotID(other), try)
 	}
 }
 
@@ -124,14 +134,20 @@ func (w *Worker) attachReply(id uint32, nf *NewFlow) outcome {
 // too long, since it does not run, the flow is aborted: its creator will find
 // that out when it tries to publish it, and begin again. So nobody depends on
 // another's being scheduled.
-func (w *Worker) await(other uint64, try int) {
-	if try >= patience {
-		f := &w.table.flows[slotID(other)]
-		if s := status(f.status.Load()); s.phase() == phaseBuilding {
-			f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseDead)))
-		}
+func (w *Worker) await(id uint32, try int) {
+	f := &w.table.flows[id]
+	if s := status(f.status.Load()); try >= patience && s.phase() == phaseBuilding {
+		f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseDead)))
 	}
 	pause(try)
+}
+
+// settle waits until flow id, which we gave way to, is complete or aborted.
+func (w *Worker) settle(id uint32) {
+	f := &w.table.flows[id]
+	for try := 0; status(f.status.Load()).phase() == phaseBuilding; try++ {
+		w.await(id, try)
+	}
 }
 
 // attach inserts one entry of a flow, clearing away flows that have ended.
@@ -216,14 +232,16 @@ func (w *Worker) Retire(f *Flow, why verdict.Reason) bool {
 }
 
 // expire ends a flow in status s if it has been silent for too long, and reports
-// whether it has ended. The swap of the time last seen decides against a packet
-// that comes at this moment: the one that stores first wins, and a flow that was
-// refreshed after we looked stays.
+// whether it has ended.
 func (w *Worker) expire(f *Flow, s status) bool {
 	seen := f.lastSeen()
-	if !w.table.limits.Load().expired(s.state(), seen, w.now) {
-		return false
-	}
+	return w.table.limits.Load().expired(s.state(), seen, w.now) && w.endSilent(f, seen)
+}
+
+// endSilent ends a flow that has been silent since seen, and reports whether it
+// has ended. The swap of the time last seen decides between us and a packet that
+// comes at this moment: a flow that was refreshed after we looked stays.
+func (w *Worker) endSilent(f *Flow, seen Tick) bool {
 	if seen == expiring {
 		return true // another worker is about to end it
 	}
