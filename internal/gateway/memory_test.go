@@ -90,3 +90,19 @@ func (p *port) sent() [][]byte {
 	p.tx = nil
 	return tx
 }
+
+type xdpDesc = xdp.Desc
+
+// forgetful is a Memory whose frames are never freed, for ports that hand out
+// the same ones again.
+type forgetful struct{ *memory }
+
+func (forgetful) Free([]xdp.Desc) {}
+
+// sink is a port that receives nothing and sends everything.
+type sink struct{}
+
+func (sink) Receive([]xdp.Desc) int        { return 0 }
+func (sink) Transmit(descs []xdp.Desc) int { return len(descs) }
+func (sink) Flush()                        {}
+func (sink) SetUp(bool)                    {}

@@ -107,14 +107,7 @@ func (w *Worker) masquerade(p *packet.Packet, key, target conntrack.Tuple, out f
 	if r := translatable(p); r != verdict.None {
 		return nil, 0, r
 	}
-	if x == nil {
-		pool := w.snapshot.Pools[out]
-		if pool == nil {
-			return nil, 0, verdict.NoExternalAddress
-		}
-		x = pool.External(p.Src)
-	}
-	m, r := w.alloc.Map(w.flows, x, p.Proto, p.Src, p.SrcPort, w.now)
+	m, r := w.mapping(p, out, x)
 	if r != verdict.None {
 		return nil, 0, r
 	}
@@ -122,6 +115,15 @@ func (w *Worker) masquerade(p *packet.Packet, key, target conntrack.Tuple, out f
 	reply.Dst, reply.DstPort = m.External()
 	flow, dir, r := w.create(p, &conntrack.NewFlow{Original: key, Reply: reply, Kind: conntrack.Masquerade, Mapping: m, OutPort: out})
 	return flow, dir, r
+}
+
+// mapping returns the mapping of the packet's source at x, or where x is nil at
+// the address of the pool that the source is paired with (RFC 4787 REQ-2).
+func (w *Worker) mapping(p *packet.Packet, out fib.PortID, x *conntrack.External) (*conntrack.Mapping, verdict.Reason) {
+	if x == nil {
+		return w.alloc.MapFrom(w.flows, w.snapshot.Pools[out], p.Proto, p.Src, p.SrcPort, w.now)
+	}
+	return w.alloc.Map(w.flows, x, p.Proto, p.Src, p.SrcPort, w.now)
 }
 
 // translatable refuses what cannot begin a masqueraded flow.
