@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,8 +25,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+// TestMain fixes the zone in which status prints times.
+func TestMain(m *testing.M) {
+	time.Local = time.UTC
+	os.Exit(m.Run())
+}
+
 // fake is the gateway behind the control socket of a test.
 type fake struct {
+	mu     sync.Mutex
 	status control.Status
 	flows  []control.Flow
 	drops  func() control.Drops
@@ -33,7 +41,20 @@ type fake struct {
 	asked  atomic.Pointer[control.Filter]
 }
 
-func (g *fake) Status() control.Status { return g.status }
+// change sets answers anew while the server may be asked.
+func (g *fake) change(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f()
+}
+
+func (g *fake) Status() control.Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.status
+	s.Interfaces, s.Workers = slices.Clone(s.Interfaces), slices.Clone(s.Workers)
+	return s
+}
 
 func (g *fake) Flows(_ context.Context, filter control.Filter, yield func(control.Flow) error) error {
 	g.asked.Store(&filter)
@@ -53,9 +74,17 @@ func (g *fake) CountFlows(ctx context.Context, filter control.Filter) (control.F
 	return control.FlowCount{Count: n, Capacity: 1 << 20}, err
 }
 
-func (g *fake) Drops() control.Drops { return g.drops() }
+func (g *fake) Drops() control.Drops {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.drops()
+}
 
-func (g *fake) Reload(context.Context) (control.ReloadResult, error) { return g.reload() }
+func (g *fake) Reload(context.Context) (control.ReloadResult, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reload()
+}
 
 // serve answers for g and returns the socket.
 func serve(t *testing.T, g *fake) string {
@@ -308,7 +337,7 @@ func TestReload(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g.reload = func() (control.ReloadResult, error) { return tc.result, tc.err }
+			g.change(func() { g.reload = func() (control.ReloadResult, error) { return tc.result, tc.err } })
 			code, out, errOut := sluice(t, append(strings.Fields("reload "+tc.args), "--socket", socket)...)
 			if code != tc.code || out != tc.out || errOut != tc.errOut {
 				t.Errorf("exit %d, %q, %q", code, out, errOut)
@@ -416,7 +445,7 @@ func TestDrops(t *testing.T) {
 	if len(lines) != 2 || line["reason"] != "ports-exhausted" || line["packets"] != 12.0 || line["explanation"] != "no port is free" || line["per_second"] != nil {
 		t.Errorf("%s", out)
 	}
-	reasons = nil
+	g.change(func() { reasons = nil })
 	if _, out, _ = sluice(t, "drops", "--socket", socket); out != "no packet was dropped\n" {
 		t.Errorf("%q", out)
 	}
@@ -462,8 +491,6 @@ func TestDropsWatch(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	t.Setenv("TZ", "UTC")
-	time.Local = time.UTC
 	g := &fake{status: busyStatus()}
 	socket := serve(t, g)
 
@@ -479,15 +506,17 @@ func TestStatus(t *testing.T) {
 	}
 	golden(t, "status-verbose.golden", out)
 
-	g.status.Degraded = []control.Degradation{
-		{What: "eth0: the link is down", Remedy: "`ip link set eth0 up`"},
-		{What: "the last reload was refused", Remedy: "correct the file and `sluice reload`"},
-	}
-	g.status.Config.LastReload = &control.LastReload{At: g.status.Started.Add(time.Hour), Error: "/etc/sluice/sluice.yaml:3: k: is not a key"}
-	g.status.Interfaces[1].Up = false
-	g.status.Workers[1].Running = false
-	g.status.Steering.Pinned, g.status.Steering.Path = false, "no bpffs"
-	g.status.Masquerade.Sources = nil
+	g.change(func() {
+		g.status.Degraded = []control.Degradation{
+			{What: "eth0: the link is down", Remedy: "`ip link set eth0 up`"},
+			{What: "the last reload was refused", Remedy: "correct the file and `sluice reload`"},
+		}
+		g.status.Config.LastReload = &control.LastReload{At: g.status.Started.Add(time.Hour), Error: "/etc/sluice/sluice.yaml:3: k: is not a key"}
+		g.status.Interfaces[1].Up = false
+		g.status.Workers[1].Running = false
+		g.status.Steering.Pinned, g.status.Steering.Path = false, "no bpffs"
+		g.status.Masquerade.Sources = nil
+	})
 	code, out, errOut = sluice(t, "status", "--socket", socket)
 	if code != exitDegraded || errOut != "" {
 		t.Errorf("exit %d, %s; want 3", code, errOut)
