@@ -78,6 +78,7 @@ func laterFragment(src, dst string) []byte {
 // TestCheckerJudges sends one frame at a time out of the gateway's outside NIC
 // and asks the checker for its verdict.
 func TestCheckerJudges(t *testing.T) {
+	RequireRoot(t)
 	const in, out, excluded = Client1Address, Server1Address, ExcludedAddress
 	for _, c := range []struct {
 		name  string
