@@ -24,14 +24,15 @@ const (
 	steerReasonKERNEL_HOST_ADDRESS steerReason = 6
 	steerReasonKERNEL_ROUTED       steerReason = 7
 	steerReasonKERNEL_NO_ROUTE     steerReason = 8
-	steerReasonWORKER_FRAGMENT     steerReason = 9
-	steerReasonWORKER_HELD_PORT    steerReason = 10
-	steerReasonWORKER_ICMP_ERROR   steerReason = 11
-	steerReasonWORKER_POOL_ADDRESS steerReason = 12
-	steerReasonWORKER_ROUTED       steerReason = 13
-	steerReasonFAILURE_DROPPED     steerReason = 14
-	steerReasonFAILURE_PASSED      steerReason = 15
-	steerReasonREASONS             steerReason = 16
+	steerReasonWORKER_ARP          steerReason = 9
+	steerReasonWORKER_FRAGMENT     steerReason = 10
+	steerReasonWORKER_HELD_PORT    steerReason = 11
+	steerReasonWORKER_ICMP_ERROR   steerReason = 12
+	steerReasonWORKER_POOL_ADDRESS steerReason = 13
+	steerReasonWORKER_ROUTED       steerReason = 14
+	steerReasonFAILURE_DROPPED     steerReason = 15
+	steerReasonFAILURE_PASSED      steerReason = 16
+	steerReasonREASONS             steerReason = 17
 )
 
 // Names of all BPF objects in the ELF.

@@ -20,6 +20,7 @@ var steeringReasons = [steerReasonREASONS]struct{ name, text string }{
 	steerReasonKERNEL_HOST_ADDRESS: {"kernel-host-address", "for an address of the host"},
 	steerReasonKERNEL_ROUTED:       {"kernel-routed", "routed to the host, by an interface that is not listed, or nowhere"},
 	steerReasonKERNEL_NO_ROUTE:     {"kernel-no-route", "in no prefix that the program knows"},
+	steerReasonWORKER_ARP:          {"worker-arp", "ARP request for an address that only NAT uses"},
 	steerReasonWORKER_FRAGMENT:     {"worker-fragment", "later fragment of a datagram for NAT"},
 	steerReasonWORKER_HELD_PORT:    {"worker-held-port", "for a port that NAT holds"},
 	steerReasonWORKER_ICMP_ERROR:   {"worker-icmp-error", "ICMP error about a packet from a port that NAT holds"},

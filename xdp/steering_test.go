@@ -25,6 +25,17 @@ func ethernet(dst net.HardwareAddr, t layers.EthernetType, rest ...gopacket.Seri
 	return serialize(append(l, rest...)...)
 }
 
+// arp is an ARP message of the peer about target.
+func arp(operation uint16, target netip.Addr) []byte {
+	return serialize(
+		&layers.Ethernet{SrcMAC: peerMAC, DstMAC: layers.EthernetBroadcast, EthernetType: layers.EthernetTypeARP},
+		&layers.ARP{
+			AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4,
+			Operation: operation, SourceHwAddress: peerMAC, SourceProtAddress: peerAddress.AsSlice(),
+			DstHwAddress: make([]byte, 6), DstProtAddress: target.AsSlice(),
+		})
+}
+
 // TestSteeringDecision: each step of the decision, in its order.
 func TestSteeringDecision(t *testing.T) {
 	w := newWorld(t, SteeringConfig{})
@@ -52,6 +63,11 @@ func TestSteeringDecision(t *testing.T) {
 		verdict uint32
 		reason  string
 	}{
+		{"ARP request for a pool address", arp(1, poolAddress), verdictRedirect, "worker-arp"},
+		{"ARP reply from a pool address's user", arp(2, poolAddress), verdictPass, "kernel-not-ipv4"},
+		{"ARP request for a shared address", arp(1, sharedAddress), verdictPass, "kernel-not-ipv4"},
+		{"ARP request for somebody else", arp(1, peerAddress), verdictPass, "kernel-not-ipv4"},
+		{"ARP request, cut short", arp(1, poolAddress)[:41], verdictPass, "kernel-not-ipv4"},
 		{"ARP", ethernet(gatewayMAC, layers.EthernetTypeARP, payload), verdictPass, "kernel-not-ipv4"},
 		{"IPv6", ethernet(gatewayMAC, layers.EthernetTypeIPv6, payload), verdictPass, "kernel-not-ipv4"},
 		{"VLAN tag around a held port", ethernet(gatewayMAC, layers.EthernetTypeDot1Q,

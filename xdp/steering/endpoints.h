@@ -34,6 +34,19 @@ struct icmphdr {
 	__be16 id, sequence; // echo; unused in errors, but for the next hop's MTU
 };
 
+// RFC 826, for Ethernet and IPv4; linux/if_arp.h leaves the addresses out. What
+// the formats say, a worker checks.
+enum { ARP_REQUEST = 1 };
+
+struct arp_request {
+	__u8 formats[6];
+	__be16 operation;
+	__u8 sender_mac[6];
+	__be32 sender;
+	__u8 target_mac[6];
+	__be32 target;
+} __attribute__((packed));
+
 // linux/ip.h has no names for these bits of frag_off.
 enum {
 	IP_MF = 0x2000,

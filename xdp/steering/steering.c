@@ -6,7 +6,8 @@
 //
 // It asks, in this order, and the first that answers decides:
 //
-//   1. not IPv4 (VLAN tags count as that), a group address or another station's
+//   1. an ARP request for an address that NAT uses alone   -> worker
+//      not IPv4 (VLAN tags count as that), a group address or another station's
 //      address on the link, a group address in IPv4        -> kernel
 //   2. to an address that NAT uses, alone (pool) or with the host (shared):
 //      a later fragment of a datagram that went to a worker -> worker
@@ -228,6 +229,24 @@ inline bool group_address(__be32 address)
 	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || address == bpf_htonl(0xffffffff);
 }
 
+// not_ipv4 decides for everything else. The kernel does not answer for addresses
+// that it does not have, so the workers do.
+inline int not_ipv4(struct xdp_md *ctx, struct port *self, struct ethhdr *eth, void *end)
+{
+	struct arp_request *arp = (void *)(eth + 1);
+	struct address *address;
+	__be32 target;
+
+	if (eth->h_proto != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > end ||
+	    arp->operation != bpf_htons(ARP_REQUEST))
+		return to_kernel(KERNEL_NOT_IPV4);
+	target = arp->target;
+	address = bpf_map_lookup_elem(&addresses, &target);
+	if (!address || address->kind != ADDRESS_POOL)
+		return to_kernel(KERNEL_NOT_IPV4);
+	return to_worker(ctx, self, WORKER_ARP, false);
+}
+
 SEC("xdp")
 int steer(struct xdp_md *ctx)
 {
@@ -242,7 +261,7 @@ int steer(struct xdp_md *ctx)
 	if (!self || (void *)(eth + 1) > end)
 		return to_kernel(KERNEL_TRUNCATED);
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
-		return to_kernel(KERNEL_NOT_IPV4);
+		return not_ipv4(ctx, self, eth, end);
 	if (eth->h_dest[0] & 1)
 		return to_kernel(KERNEL_MULTICAST);
 	if (!same_mac(eth->h_dest, self->mac))
