@@ -1,9 +1,7 @@
 package control
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -14,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -126,16 +123,6 @@ func TestEmptyListsAreLists(t *testing.T) {
 	}
 }
 
-func TestFlowJSONIsTheContract(t *testing.T) {
-	_, path := serve(t, &scripted{flows: 1})
-	const want = `{"protocol":"tcp","state":"established","original":{"src":"10.0.0.5","dst":"1.1.1.1","sport":0,"dport":443},` +
-		`"reply":{"src":"1.1.1.1","dst":"192.0.2.1","sport":443,"dport":0},"kind":"masquerade","timeout_seconds":7440,` +
-		`"packets":{"original":1,"reply":2},"bytes":{"original":60,"reply":120},"created":"2023-11-14T22:13:20Z","service":"","backend":""}` + "\n"
-	if got := raw(t, path, "GET", "/v1/flows"); got != want {
-		t.Errorf("got  %swant %s", got, want)
-	}
-}
-
 func TestFlowsStream(t *testing.T) {
 	const n = 20000 // beyond every buffer on the way
 	g := &scripted{flows: n}
@@ -182,73 +169,6 @@ func TestFlowsFilterInTheQuery(t *testing.T) {
 				t.Errorf("listed %d, counted %d, want %d", got, count.Count, tc.want)
 			}
 		})
-	}
-}
-
-// TestFlowsBrokenListing: a listing that breaks must not look complete.
-func TestFlowsBrokenListing(t *testing.T) {
-	c, _ := serve(t, &scripted{flows: 3, broken: errors.New("the table moved")})
-	n := 0
-	err := c.Flows(t.Context(), Filter{}, func(Flow) error { n++; return nil })
-	if n != 3 || err == nil || err.Error() != "the table moved" {
-		t.Errorf("%d flows, error %v", n, err)
-	}
-}
-
-// TestFlowsStopWithTheClient: a client that goes away ends the walk.
-func TestFlowsStopWithTheClient(t *testing.T) {
-	g := &scripted{flows: 100_000_000, finished: make(chan error, 1)}
-	c, _ := serve(t, g)
-	enough := errors.New("enough")
-	if err := c.Flows(t.Context(), Filter{}, func(Flow) error { return enough }); err != enough {
-		t.Fatalf("got %v", err)
-	}
-	select {
-	case err := <-g.finished:
-		if err == nil {
-			t.Error("the walk ended as if it were complete")
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the walk went on without a client")
-	}
-	if n := g.yielded.Load(); n > 1_000_000 {
-		t.Errorf("%d flows were produced for a client that read one", n)
-	}
-}
-
-// TestFlowsStopWithTheDaemon: the daemon does not wait for a listing to end.
-func TestFlowsStopWithTheDaemon(t *testing.T) {
-	g := &scripted{flows: 1 << 40, finished: make(chan error, 1)}
-	path := filepath.Join(t.TempDir(), "control.sock")
-	l, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- NewServer(g, Version{}, slog.New(slog.DiscardHandler)).Serve(ctx, l)
-	}()
-	n := 0
-	err = NewClient(path).Flows(t.Context(), Filter{}, func(Flow) error {
-		if n++; n == 1000 {
-			cancel()
-		}
-		return nil
-	})
-	if err == nil {
-		t.Error("a listing that was cut looks complete")
-	}
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the server waits for a listing")
-	}
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is still there: %v", err)
 	}
 }
 
@@ -304,28 +224,6 @@ func TestWritesAskForRights(t *testing.T) {
 	}
 }
 
-// TestPeerCredentials asks the kernel about a real connection.
-func TestPeerCredentials(t *testing.T) {
-	l, err := Listen(filepath.Join(t.TempDir(), "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("unix", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	there, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer there.Close()
-	if uid, known := peerUID(there); !known || uid != uint32(os.Geteuid()) {
-		t.Errorf("uid %d, known %v; want %d", uid, known, os.Geteuid())
-	}
-}
-
 func TestBadRequests(t *testing.T) {
 	_, path := serve(t, &scripted{})
 	for _, tc := range []struct{ method, target, want string }{
@@ -344,162 +242,6 @@ func TestBadRequests(t *testing.T) {
 		status, body := request(t, path, tc.method, tc.target)
 		if status < 400 || status >= 500 || !strings.Contains(body, tc.want) {
 			t.Errorf("%s %s: %d %s", tc.method, tc.target, status, body)
-		}
-	}
-}
-
-func TestListen(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "made", "control.sock")
-	old := syscall.Umask(0o077)
-	l, err := Listen(path)
-	syscall.Umask(old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := os.Stat(path)
-	if err != nil || st.Mode().Perm() != 0o660 {
-		t.Errorf("mode %v, %v; want 0660 whatever the umask", st.Mode(), err)
-	}
-
-	_, err = Listen(path)
-	if err == nil || !strings.Contains(err.Error(), "another daemon") {
-		t.Errorf("a live socket was taken over: %v", err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("a refused daemon removed the socket of the live one: %v", err)
-	}
-	l.Close()
-	left, err := os.ReadDir(filepath.Dir(path))
-	if err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("a file was taken for a stale socket: %v", err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "precious" {
-		t.Error("the file is gone")
-	}
-}
-
-// TestListenReplacesStaleSocket leaves a socket as kill -9 does.
-func TestListenReplacesStaleSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "control.sock")
-	dead, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.(*net.UnixListener).SetUnlinkOnClose(false)
-	dead.Close()
-	if err := os.WriteFile(path+".lock", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l, err := Listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-}
-
-// TestListenForeignSocket: somebody who does not know of the lock listens there.
-func TestListenForeignSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "control.sock")
-	other, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "another daemon") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestClientSaysWhatToDo(t *testing.T) {
-	dir := t.TempDir()
-	stale := filepath.Join(dir, "stale")
-	l, err := net.Listen("unix", stale)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	l.Close()
-	for _, path := range []string{filepath.Join(dir, "none"), stale} {
-		_, err := NewClient(path).Status(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "no daemon answers at "+path) || !strings.Contains(err.Error(), "start it with") {
-			t.Errorf("%s: %v", path, err)
-		}
-	}
-	err = NewClient("/x").explain(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.EACCES)})
-	if !strings.Contains(err.Error(), "sudo") {
-		t.Errorf("permission denied without a remedy: %v", err)
-	}
-}
-
-// TestClientDaemonDies: a daemon that dies in the middle of a listing.
-func TestClientDaemonDies(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		_, _ = http.ReadRequest(bufio.NewReader(c))
-		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-	}()
-	err = NewClient(path).Flows(t.Context(), Filter{}, func(Flow) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "went away") {
-		t.Errorf("a cut listing gave %v", err)
-	}
-}
-
-func TestFilterQueryRoundTrip(t *testing.T) {
-	p := uint16(0)
-	for _, w := range []Filter{
-		{},
-		{Proto: "47", Src: netip.MustParsePrefix("10.0.0.0/8"), Dst: netip.MustParsePrefix("1.1.1.1/32")},
-		{Sport: &p, Dport: &p, State: "syn-sent", Service: "web", Natted: true},
-	} {
-		got, err := ParseFilter(w.Values())
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, _ := json.Marshal(w)
-		b, _ := json.Marshal(got)
-		if string(a) != string(b) || got.All() != w.All() {
-			t.Errorf("%s became %s", a, b)
-		}
-	}
-}
-
-func TestNatted(t *testing.T) {
-	a := netip.MustParseAddr
-	orig := Tuple{a("10.0.0.5"), a("1.1.1.1"), 4000, 443}
-	for name, tc := range map[string]struct {
-		proto string
-		orig  Tuple
-		reply *Tuple
-		want  bool
-	}{
-		"forwarded":          {"tcp", orig, &Tuple{a("1.1.1.1"), a("10.0.0.5"), 443, 4000}, false},
-		"masqueraded":        {"tcp", orig, &Tuple{a("1.1.1.1"), a("192.0.2.1"), 443, 4000}, true},
-		"other port":         {"tcp", orig, &Tuple{a("1.1.1.1"), a("10.0.0.5"), 443, 4001}, true},
-		"no reply seen here": {"tcp", orig, nil, true},
-		"ping forwarded":     {"icmp", Tuple{a("10.0.0.5"), a("1.1.1.1"), 7, 0}, &Tuple{a("1.1.1.1"), a("10.0.0.5"), 7, 0}, false},
-		"ping masqueraded":   {"icmp", Tuple{a("10.0.0.5"), a("1.1.1.1"), 7, 0}, &Tuple{a("1.1.1.1"), a("10.0.0.5"), 8, 0}, true},
-	} {
-		f := Flow{Protocol: tc.proto, Original: tc.orig, Reply: tc.reply}
-		if f.Natted() != tc.want {
-			t.Errorf("%s: Natted is %v", name, !tc.want)
 		}
 	}
 }
