@@ -73,6 +73,7 @@ func Run(ctx context.Context, o Options) error {
 		options: o, log: o.Logger, started: time.Now(),
 		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest),
 	}
+	d.config = c
 	if err := d.build(c, warnings); err != nil {
 		return err
 	}
@@ -247,7 +248,7 @@ func (d *Daemon) takeDown() error {
 	d.open.Lock()
 	d.closed = true
 	d.open.Unlock()
-	left, err := d.plane.close(d.options.DetachOnExit)
+	left, err := d.plane.close(d.options.DetachOnExit, d.config.OnFailure)
 	if d.mirror != nil {
 		d.mirror.Close()
 	}

@@ -19,14 +19,13 @@ import (
 // plane is the data plane: the interfaces, the steering program, the flow table
 // and the worker threads.
 type plane struct {
-	nics      []*xdp.NIC
-	steering  *xdp.Steering
-	memory    *flowmem.Memory
-	table     *conntrack.Table
-	threads   []*thread
-	resolve   chan gateway.Neighbour
-	onFailure config.Failure
-	pointer   atomic.Pointer[gateway.Snapshot]
+	nics     []*xdp.NIC
+	steering *xdp.Steering
+	memory   *flowmem.Memory
+	table    *conntrack.Table
+	threads  []*thread
+	resolve  chan gateway.Neighbour
+	pointer  atomic.Pointer[gateway.Snapshot]
 }
 
 // staleAfter is how old a worker's heartbeat may be before the steering program
@@ -40,10 +39,10 @@ const spareFrames = 512
 // buildPlane sets everything up that needs the configuration alone. Nothing is
 // attached yet: no packet is touched before start.
 func buildPlane(c *config.Config) (_ *plane, err error) {
-	p := &plane{resolve: make(chan gateway.Neighbour, 256), onFailure: c.OnFailure}
+	p := &plane{resolve: make(chan gateway.Neighbour, 256)}
 	defer func() {
 		if err != nil {
-			_, problem := p.close(true)
+			_, problem := p.close(true, c.OnFailure)
 			err = errors.Join(err, problem)
 		}
 	}()
@@ -185,7 +184,7 @@ func (p *plane) adopted(s *gateway.Snapshot) {
 
 // close stops the workers and gives everything back. It says in words what
 // happens to packets from now on.
-func (p *plane) close(detach bool) (left string, err error) {
+func (p *plane) close(detach bool, onFailure config.Failure) (left string, err error) {
 	var errs []error
 	for _, t := range p.threads {
 		errs = append(errs, t.halt())
@@ -198,7 +197,7 @@ func (p *plane) close(detach bool) (left string, err error) {
 			for i := range p.nics {
 				errs = append(errs, p.steering.Detach(i))
 			}
-		case pinned && p.onFailure == config.FailPass:
+		case pinned && onFailure == config.FailPass:
 			left = "the steering program stays in " + where + " and passes packets to the kernel, untranslated (on-failure: pass); `sluice detach` removes it"
 		case pinned:
 			left = "the steering program stays in " + where + " and drops what a worker would get (on-failure: drop); `sluice detach` removes it"

@@ -33,6 +33,7 @@ type publisher struct {
 	externals map[uint32]*external
 	draining  map[uint32]*external // removed, but flows still hold ports of them
 	held      []bool               // indices of the steering program's bitmaps in use
+	steered   uint16               // generation of the routes in the steering program
 	macs      [gateway.MaxPorts][6]byte
 	pools     [gateway.MaxPorts]struct {
 		list []*conntrack.External
@@ -80,6 +81,9 @@ func (p *publisher) publish() error {
 		return err
 	}
 	if err := p.steer(); err != nil {
+		return err
+	}
+	if err := p.steering.SetOnFailure(failure(p.config.OnFailure)); err != nil {
 		return err
 	}
 	p.table.SetTimeouts(timeouts(&p.config.Conntrack.Timeouts))
@@ -214,6 +218,9 @@ func (p *publisher) reuseDrained() {
 // steer brings the steering program up to date with the routes and the
 // interfaces.
 func (p *publisher) steer() error {
+	if p.routes.Generation() == p.steered {
+		return nil // only neighbours changed
+	}
 	var routes []xdp.SteeringRoute
 	for _, r := range p.routes.Steer() {
 		routes = append(routes, xdp.SteeringRoute{Prefix: r.Prefix, ToWorker: r.ToWorker})
@@ -231,6 +238,7 @@ func (p *publisher) steer() error {
 		}
 		p.macs[i] = iface.MAC
 	}
+	p.steered = p.routes.Generation()
 	return nil
 }
 
