@@ -47,7 +47,7 @@ func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
 	var cursor conntrack.Cursor
 	d.look(func() {
 		d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
-			now := clock.now()
+			now := clock.Now()
 			flow := flowOf(&s, tick(now), time.Now().Add(-time.Duration(now)))
 			return f(&flow)
 		})

@@ -4,10 +4,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"sluice/conntrack"
 	"sluice/internal/config"
@@ -106,7 +105,7 @@ func (p *plane) loadSteering(c *config.Config, workers int) error {
 }
 
 func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int) error {
-	clock, err := newClock()
+	clock, err := xdp.NewClock()
 	if err != nil {
 		return err
 	}
@@ -115,7 +114,7 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 		modes[i], _ = xdp.ParseMode(string(c.Interfaces[i].Mode))
 	}
 	for id, plan := range plans {
-		t := &thread{id: id, cpu: cpus[id], clock: &clock, beat: p.steering.Heartbeat(id)}
+		t := &thread{id: id, cpu: cpus[id], clock: clock, beat: p.steering.Heartbeat(id)}
 		t.nap = p.table.Count().FlowCapacity/len(plans)/int(sweepTime/napTime) + 1
 		t.umem, t.ports, err = xdp.OpenPorts(plan, xdp.PortsConfig{Modes: modes, Spare: spareFrames, HugePages: true})
 		if err != nil {
@@ -216,23 +215,14 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 // allowedCPUs lists the CPUs for workers: those asked for, or those that the
 // process may run on.
 func allowedCPUs(asked []int) ([]int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return nil, fmt.Errorf("sched_getaffinity: %w", err)
+	allowed, err := xdp.AllowedCPUs()
+	if err != nil || len(asked) == 0 {
+		return allowed, err
 	}
-	if len(asked) > 0 {
-		for _, cpu := range asked {
-			if !set.IsSet(cpu) {
-				return nil, fmt.Errorf("cpus: CPU %d does not exist or this process may not use it; see `taskset -cp $$`", cpu)
-			}
-		}
-		return asked, nil
-	}
-	var cpus []int
-	for cpu := range 8 * len(set) * 8 {
-		if set.IsSet(cpu) {
-			cpus = append(cpus, cpu)
+	for _, cpu := range asked {
+		if !slices.Contains(allowed, cpu) {
+			return nil, fmt.Errorf("cpus: CPU %d does not exist or this process may not use it; see `taskset -cp $$`", cpu)
 		}
 	}
-	return cpus, nil
+	return asked, nil
 }

@@ -128,7 +128,7 @@ func timeoutStatus(configured *config.Timeouts) control.Timeouts {
 }
 
 func (d *Daemon) workerStatus(s *control.Status) {
-	now := d.plane.threads[0].clock.now()
+	now := d.plane.threads[0].clock.Now()
 	for _, t := range d.plane.threads {
 		c := t.worker.Counters()
 		s.Workers = append(s.Workers, control.Worker{

@@ -2,13 +2,11 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 	"runtime"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"sluice/conntrack"
 	"sluice/internal/control"
 	"sluice/internal/gateway"
 	"sluice/xdp"
@@ -29,7 +27,7 @@ const (
 type thread struct {
 	id     int
 	cpu    int
-	clock  *clock
+	clock  xdp.Clock
 	beat   *uint64 // heartbeat word in the steering program's map
 	umem   *xdp.UMEM
 	ports  []*xdp.Port
@@ -55,7 +53,7 @@ func (t *thread) start() error {
 		defer close(t.done)
 		// The thread is never unlocked: a pinned thread must not be reused.
 		runtime.LockOSThread()
-		err := pin(t.cpu)
+		err := xdp.PinThread(t.cpu)
 		pinned <- err
 		if err == nil {
 			t.run()
@@ -64,26 +62,19 @@ func (t *thread) start() error {
 	return <-pinned
 }
 
-// pin binds the calling thread to a CPU.
-func pin(cpu int) error {
-	if cpu < 0 {
-		return nil
-	}
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return fmt.Errorf("cpus: worker cannot run on CPU %d: %w; see `taskset -cp $$` for what is allowed", cpu, err)
-	}
-	return nil
-}
+// nanosPerTick is the length of a conntrack.Tick.
+const nanosPerTick = int64(time.Second / conntrack.TicksPerSecond)
+
+// tick is a time of CLOCK_MONOTONIC in the flow table's unit.
+func tick(ns int64) conntrack.Tick { return conntrack.Tick(ns / nanosPerTick) }
 
 // run is the worker's life: a step, and where there was nothing to do, a wait
 // that adapts to the traffic.
 func (t *thread) run() {
-	last := t.clock.now()
+	last := t.clock.Now()
 	worked := false
 	for !t.stop.Load() {
-		ns := t.clock.now()
+		ns := t.clock.Now()
 		// The kernel's side reads this word in the steering program
 		// (fresh); a plain aligned store would do, atomic says so to Go.
 		atomic.StoreUint64(t.beat, uint64(ns))
@@ -100,7 +91,7 @@ func (t *thread) run() {
 		t.worker.Offline()
 		t.waiter.Sleep(napTime)
 		t.worker.Online()
-		last = t.clock.now()
+		last = t.clock.Now()
 	}
 	t.worker.Offline()
 }
@@ -182,7 +173,7 @@ func (t *thread) queueStatus(i int) (list []control.Queue) {
 // measure takes a sample of how busy the thread is. It belongs to the control
 // goroutine.
 func (t *thread) measure() {
-	now, busy := t.clock.now(), t.busy.Load()
+	now, busy := t.clock.Now(), t.busy.Load()
 	if span := now - t.sample.at; span > 0 && t.sample.at != 0 {
 		t.load.Store(min((busy-t.sample.busy)*1e6/span, 1e6))
 	}
