@@ -42,7 +42,7 @@ has them all.`,
 			if err != nil {
 				return err
 			}
-			return a.printDrops(d, nil, all)
+			return a.printDrops(d, nil, all, false)
 		},
 	}
 	c.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and show rates, until interrupted")
@@ -65,7 +65,7 @@ func (a *app) watchDrops(ctx context.Context, all bool, interval time.Duration) 
 		if err != nil {
 			return err
 		}
-		if err := a.printDrops(d, before, all); err != nil {
+		if err := a.printDrops(d, before, all, true); err != nil {
 			return err
 		}
 		before = &d
@@ -77,8 +77,9 @@ func (a *app) watchDrops(ctx context.Context, all bool, interval time.Duration) 
 	}
 }
 
-// printDrops prints the counters, with rates where there is an earlier reading.
-func (a *app) printDrops(d control.Drops, before *control.Drops, all bool) error {
+// printDrops prints the counters, with rates where there is an earlier reading,
+// under the time where there will be others.
+func (a *app) printDrops(d control.Drops, before *control.Drops, all, watch bool) error {
 	if a.json() {
 		for i, r := range d.Reasons {
 			line := dropLine{At: d.At, Drop: r}
@@ -91,6 +92,11 @@ func (a *app) printDrops(d control.Drops, before *control.Drops, all bool) error
 			}
 		}
 		return nil
+	}
+	if watch {
+		if _, err := io.WriteString(a.out, "\n"+d.At.Format(time.TimeOnly)+"\n"); err != nil {
+			return err
+		}
 	}
 	t := newTable(a.out, right("PACKETS"), right("PER SECOND"), left("REASON"), left("EXPLANATION"))
 	if before == nil {
@@ -107,11 +113,6 @@ func (a *app) printDrops(d control.Drops, before *control.Drops, all bool) error
 		}
 		t.row(fmt.Sprint(r.Packets), rate, r.Reason, r.Explanation)
 		shown++
-	}
-	if before != nil {
-		if _, err := io.WriteString(a.out, "\n"+d.At.Format(time.TimeOnly)+"\n"); err != nil {
-			return err
-		}
 	}
 	if shown == 0 {
 		_, err := fmt.Fprintln(a.out, "no packet was dropped")

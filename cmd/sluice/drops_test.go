@@ -39,6 +39,27 @@ func TestDrops(t *testing.T) {
 	}
 }
 
+// TestDropsWatchTable: every reading stands under its time, with rates from the
+// second on.
+func TestDropsWatchTable(t *testing.T) {
+	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n := 0
+	g := &fake{drops: func() control.Drops {
+		if n++; n == 3 {
+			cancel()
+		}
+		return control.Drops{At: at.Add(time.Duration(n) * time.Second), Reasons: []control.Drop{{Reason: "no-route", Packets: uint64(10 * (n - 1)), Explanation: "x"}}}
+	}}
+	var out, errOut bytes.Buffer
+	code := run(ctx, []string{"drops", "--watch", "--interval", "100ms", "--socket", serve(t, g)}, &out, &errOut)
+	want := "\n10:00:01\nno packet was dropped\n\n10:00:02\nPACKETS  PER SECOND  REASON    EXPLANATION\n     10        10.0  no-route  x\n"
+	if code != exitFine || errOut.Len() > 0 || out.String() != want {
+		t.Errorf("exit %d, errors %q, got\n%swant\n%s", code, &errOut, &out, want)
+	}
+}
+
 // TestDropsWatch: rates come from the daemon's own clock, and a daemon that was
 // restarted meanwhile does not give a rate beyond all measure.
 func TestDropsWatch(t *testing.T) {

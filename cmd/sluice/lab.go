@@ -1,6 +1,10 @@
 package main
 
 import (
+	"context"
+	"os/signal"
+	"syscall"
+
 	"github.com/spf13/cobra"
 
 	"sluice/internal/demo"
@@ -8,6 +12,15 @@ import (
 
 func labCommand(a *app) *cobra.Command {
 	o := demo.Options{Out: a.out}
+	// A terminal that goes away ends a lab as ^C does, so that nothing of it
+	// stays behind.
+	inLab := func(f func(context.Context, demo.Options) error) func(*cobra.Command, []string) error {
+		return func(c *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGHUP)
+			defer stop()
+			return f(ctx, o)
+		}
+	}
 	c := group(&cobra.Command{
 		Use:   "lab",
 		Short: "Try the gateway in a network of namespaces",
@@ -18,17 +31,17 @@ completely when it ends.`,
 		Use:   "demo",
 		Short: "Send real traffic through a gateway, print what happened, clean up",
 		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return demo.Run(c.Context(), o) },
+		RunE:  inLab(demo.Run),
 	}, &cobra.Command{
 		Use:   "up",
 		Short: "Keep a lab up, with commands to try, until interrupted",
 		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return demo.Up(c.Context(), o) },
+		RunE:  inLab(demo.Up),
 	}, &cobra.Command{
 		Use:   "down",
 		Short: "End the labs that are up, and remove what dead ones left",
 		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return demo.Down(c.Context(), o) },
+		RunE:  inLab(demo.Down),
 	})
 	c.PersistentFlags().IntVar(&o.Queues, "queues", 1, "queues of the gateway's interfaces")
 	return c

@@ -81,7 +81,7 @@ func writeSummary(w io.Writer, s *control.Status) {
 	}
 	state := "forwarding"
 	if n := len(s.Degraded); n > 0 {
-		state = fmt.Sprintf("degraded, see the %s at the end", plural(n, "reason"))
+		state = fmt.Sprintf("DEGRADED for %s, see the end", plural(n, "reason"))
 	}
 	line("Gateway", "%s", state)
 	line("Version", "%s, pid %d, up %s", describeVersion(s.Version), s.PID, span(s.UptimeSeconds))
