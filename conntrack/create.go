@@ -268,15 +268,15 @@ func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 
 // Update moves the flow's state on by packet p, which arrived in direction d.
 func (w *Worker) Update(f *Flow, d Direction, p *packet.Packet) {
-	if !status(f.status.Load()).steady(p.TCPFlags) {
-		w.advance(f, d, p.TCPFlags)
+	if moves[f.status.Load()%stateSpace][p.TCPFlags] {
+		w.advance(f, d, p)
 	}
 }
 
-func (w *Worker) advance(f *Flow, d Direction, flags uint8) {
+func (w *Worker) advance(f *Flow, d Direction, p *packet.Packet) {
 	for {
 		s := status(f.status.Load())
-		next := s.next(f.tuple[0].Proto, d, flags)
+		next := s.next(p.Proto, d, p.TCPFlags)
 		if next == s || s.phase() != phaseLive {
 			return
 		}

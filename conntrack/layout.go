@@ -28,7 +28,7 @@ type header struct {
 	sources    uint32
 	buckets    uint32
 	generation uint64 // of the whole: how often the memory was taken over
-	_          [192]byte
+	_          [200]byte
 }
 
 const (

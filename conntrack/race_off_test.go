@@ -5,5 +5,5 @@ package conntrack
 const (
 	raceDetector = false
 	raceFactor   = 0 // tests do less by so much
-	stressSteps  = 2_000_000
+	stressSteps  = 4_000_000
 )

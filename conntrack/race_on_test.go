@@ -6,5 +6,5 @@ package conntrack
 const (
 	raceDetector = true
 	raceFactor   = 1 // tests do less by so much
-	stressSteps  = 200_000
+	stressSteps  = 500_000
 )

@@ -104,28 +104,21 @@ func initial(proto, flags uint8) status {
 	return status(OtherProtocol)
 }
 
-// steadyUnless has, for each state, the TCP flags without which a packet
-// changes nothing. A state that any packet may change has the bit that no
-// packet lacks.
-const always = 0x80
-
-var steadyUnless = [stateSpace]uint8{
-	StateNone:      always,
-	TCPSynSent:     always,
-	TCPSynReceived: always,
-	TCPEstablished: packet.TCPSyn | packet.TCPFin | packet.TCPRst,
-	TCPFinWait:     packet.TCPSyn | packet.TCPFin | packet.TCPRst,
-	TCPLastAck:     always,
-	TCPTimeWait:    packet.TCPSyn | packet.TCPRst,
-	TCPClose:       always,
-	UDPUnreplied:   always,
-}
-
-// steady reports whether a packet with these TCP flags leaves s as it is,
-// without working it out: true for nearly every packet.
-func (s status) steady(flags uint8) bool {
-	return steadyUnless[s&stateMask]&(flags|always) == 0
-}
+// moves says for each state and TCP flags whether such a packet may change
+// anything: nearly none does, and the rest need not be worked out. A table, so
+// that the test is inlined where packets are handled.
+var moves = func() (m [stateSpace][256]bool) {
+	const open = packet.TCPSyn | packet.TCPFin | packet.TCPRst
+	for flags := range m[0] {
+		for _, s := range []State{TCPSynSent, TCPSynReceived, TCPLastAck, TCPClose, UDPUnreplied} {
+			m[s][flags] = true
+		}
+		m[TCPEstablished][flags] = flags&open != 0
+		m[TCPFinWait][flags] = flags&open != 0
+		m[TCPTimeWait][flags] = flags&(packet.TCPSyn|packet.TCPRst) != 0
+	}
+	return m
+}()
 
 // next is the status after a packet of protocol proto in direction d.
 func (s status) next(proto uint8, d Direction, flags uint8) status {
