@@ -145,6 +145,8 @@ func TestDrops(t *testing.T) {
 		{"6274-4: source is destination", insidePort, from{src: client, dst: client, sport: 1, dport: 2}.udp(t), verdict.LandAttack, nil},
 		{"1812-5.3.7: loopback source", insidePort, from{src: ip("127.0.0.1"), dst: server, sport: 1, dport: 2}.udp(t), verdict.MartianSource, nil},
 		{"1812-5.3.7: source 0.0.0.0", insidePort, from{src: 0, dst: server, sport: 1, dport: 2}.udp(t), verdict.MartianSource, nil},
+		{"1812-5.3.7: an inside network's broadcast address as source", outsidePort, from{src: ip("10.0.0.255"), dst: server, sport: 1, dport: 2}.udp(t), verdict.MartianSource, nil},
+		{"1812-5.3.7: likewise of a fragment", outsidePort, fragment(from{src: ip("10.0.0.255"), dst: server}), verdict.MartianSource, nil},
 		{"1812-5.3.7: multicast source", insidePort, from{src: ip("224.0.0.5"), dst: server, sport: 1, dport: 2}.udp(t), verdict.MartianSource, nil},
 		{"1812-5.3.7: class E destination", insidePort, from{src: client, dst: ip("240.0.0.1"), sport: 1, dport: 2}.udp(t), verdict.MartianDestination, nil},
 		{"2644: directed broadcast", outsidePort, from{src: excluded, dst: ip("10.0.0.255"), sport: 1, dport: 2}.udp(t), verdict.DirectedBroadcast, nil},

@@ -76,8 +76,8 @@ func (w *Worker) forwardFragment(d xdp.Desc, frame []byte, p *packet.Packet) ver
 	if w.table.External(p.Dst) != nil {
 		return verdict.FragmentUnsupported
 	}
-	if s.Routes.Local(p.Src) || w.table.External(p.Src) != nil {
-		return verdict.OwnSource
+	if r := s.notUnicast(w.table, p.Src); r != verdict.None {
+		return r
 	}
 	if p.TTL <= 1 {
 		return verdict.TTLExpired

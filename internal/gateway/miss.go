@@ -7,106 +7,34 @@ import (
 	"sluice/internal/verdict"
 )
 
-// miss decides about a packet that belongs to no flow: the flow it begins, or
-// the reason to drop it. Only here are policy and addresses consulted.
+// miss begins the flow of a packet that belongs to none, or returns the reason to
+// drop the packet. Only here are policy and addresses consulted: see decide.
 func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
 	// An earlier packet of this burst may have begun the flow already.
 	if flow, dir := w.flows.Find(key, w.now); flow != nil {
 		return flow, dir, verdict.None
 	}
-	s := w.snapshot
-	if r := martian(p); r != verdict.None {
-		return nil, 0, r
-	}
-	if s.Routes.Local(p.Src) || w.table.External(p.Src) != nil {
-		return nil, 0, verdict.OwnSource // 6274-4
-	}
-	inside := s.fromInside(w.in, p.Src)
-	if x := w.table.External(p.Dst); x != nil {
-		return w.toExternal(p, key, x, inside)
-	}
-	_, hop := s.Routes.Lookup(p.Dst, p.Src, w.in, pathHash(p.Src))
-	if r := hopReason(&hop); r != verdict.None {
-		return nil, 0, r
-	}
-	if p.Length() > int(hop.MTU) {
-		return nil, 0, verdict.FragmentationNeeded
-	}
-	if inside {
-		if s.leavesOutside(hop.Port, p.Dst) && s.Policy.Decide(p.Src, p.Dst).Masquerade {
-			return w.masquerade(p, key, key, hop.Port, nil)
-		}
-		return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: hop.Port})
-	}
-	if r := w.fromOutside(p); r != verdict.None {
-		return nil, 0, r
-	}
-	return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: hop.Port})
-}
-
-// martian refuses addresses that no packet on a wire may carry (RFC 1812 5.3.7,
-// RFC 6890): sources 0/8, 127/8, 224/4, 240/4, destinations 0/8, 127/8, 240/4.
-// Multicast and broadcast destinations are the kernel's.
-func martian(p *packet.Packet) verdict.Reason {
-	src, dst := p.Src>>24, p.Dst>>24
+	var d Decision
+	w.snapshot.decide(&d, w.flows, w.in, p, key)
 	switch {
-	case p.Src == p.Dst:
-		return verdict.LandAttack
-	case src == 0 || src == 127 || src >= 224:
-		return verdict.MartianSource
-	case dst == 0 || dst == 127 || dst >= 224:
-		return verdict.MartianDestination
+	case d.Reason != verdict.None:
+		return nil, 0, d.Reason
+	case d.Kind == conntrack.Masquerade:
+		return w.masquerade(p, key, d.Target, d.Hop.Port, d.External)
 	}
-	return verdict.None
+	return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: d.Hop.Port})
 }
 
-// fromOutside decides whether a new flow from outside may pass at all.
+// fromOutside decides whether a fragment from outside may pass at all.
 func (w *Worker) fromOutside(p *packet.Packet) verdict.Reason {
-	s := w.snapshot
-	// RFC 2827, RFC 3704: a source that we would reach on the inside does not
-	// come from outside.
-	if _, back := s.Routes.Lookup(p.Src, p.Dst, w.in, 0); back.Type == fib.Forward && s.Roles[back.Port] == RoleInside {
-		return verdict.SpoofedSource
-	}
-	// The inside is open to those only that see its true addresses.
-	if s.Policy.InSources(p.Dst) && s.Policy.Decide(p.Dst, p.Src).Masquerade {
-		return verdict.OutsideToInside
-	}
-	return verdict.None
-}
-
-// toExternal decides about a packet for an address that flows are masqueraded
-// to, and that belongs to none of them.
-func (w *Worker) toExternal(p *packet.Packet, key conntrack.Tuple, x *conntrack.External, inside bool) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
-	m := w.flows.MappingAt(x, p.Proto, p.DstPort)
-	switch {
-	case m == nil && w.snapshot.Routes.Local(p.Dst):
-		return nil, 0, verdict.HostOwned
-	case m == nil:
-		return nil, 0, verdict.NoMapping
-	case !inside:
-		return nil, 0, verdict.Filtered // RFC 4787 REQ-8, address and port dependent
-	case !w.snapshot.Hairpin:
-		return nil, 0, verdict.HairpinDisabled
-	}
-	// RFC 4787 REQ-9: between inside hosts, with the external source.
-	addr, port := m.Inside()
-	target := key
-	target.Dst, target.DstPort = addr, port
-	_, hop := w.snapshot.Routes.Lookup(addr, p.Src, w.in, pathHash(p.Src))
-	if r := hopReason(&hop); r != verdict.None {
-		return nil, 0, r
-	}
-	return w.masquerade(p, key, target, hop.Port, x)
+	var d Decision
+	return w.snapshot.decideOutside(&d, w.in, p)
 }
 
 // masquerade begins a flow whose source is translated. target is the key with
 // the destination that the packet will leave with; x is the external address,
 // or nil for the one that belongs to the way out.
 func (w *Worker) masquerade(p *packet.Packet, key, target conntrack.Tuple, out fib.PortID, x *conntrack.External) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
-	if r := translatable(p); r != verdict.None {
-		return nil, 0, r
-	}
 	m, r := w.mapping(p, out, x)
 	if r != verdict.None {
 		return nil, 0, r
@@ -124,28 +52,6 @@ func (w *Worker) mapping(p *packet.Packet, out fib.PortID, x *conntrack.External
 		return w.alloc.MapFrom(w.flows, w.snapshot.Pools[out], p.Proto, p.Src, p.SrcPort, w.now)
 	}
 	return w.alloc.Map(w.flows, x, p.Proto, p.Src, p.SrcPort, w.now)
-}
-
-// translatable refuses what cannot begin a masqueraded flow.
-func translatable(p *packet.Packet) verdict.Reason {
-	switch p.Proto {
-	case packet.ProtoTCP:
-		// RFC 5382: mid-stream segments begin nothing (tcp-pickup: off).
-		if p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst) != packet.TCPSyn {
-			return verdict.TCPWithoutFlow
-		}
-	case packet.ProtoUDP:
-	case packet.ProtoICMP:
-		if !p.Is(packet.FlagEcho) {
-			return verdict.ICMPUnsupported
-		}
-		if p.ICMPType == packet.ICMPEchoReply {
-			return verdict.ReplyWithoutFlow
-		}
-	default:
-		return verdict.ProtocolUnsupported
-	}
-	return verdict.None
 }
 
 // create inserts a flow. Where another worker was faster with the same packet's

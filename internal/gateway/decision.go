@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"sluice/conntrack"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+	"sluice/nat"
+)
+
+// Decision is what becomes of a packet that belongs to no flow, and what led
+// there. It follows from the snapshot and from the mappings that exist; making it
+// claims nothing and changes nothing, so that the worker, which then acts, and
+// DryRun, which does not, come to the same one.
+type Decision struct {
+	Reason verdict.Reason // why the packet is dropped; None: it begins a flow
+	Kind   conntrack.Kind // of that flow: Forward or Masquerade
+	Inside bool           // the packet comes from inside
+	Asked  Question       // what the policy was asked, if anything
+	Policy nat.Decision   // its answer
+
+	// Target is the packet's tuple with the destination that it leaves with.
+	Target conntrack.Tuple
+
+	// External is the address that the packet was sent to, where flows are
+	// masqueraded to that one; a flow that begins here keeps it (hairpin).
+	External *conntrack.External
+
+	Routed bool    // Hop was looked up
+	Hop    fib.Hop // the way out to Target's destination
+}
+
+// Question is what the masquerade policy was asked about a packet.
+type Question uint8
+
+// The questions.
+const (
+	NotAsked  Question = iota // nothing leaves outside, or another rule was first
+	Forwards                  // is the packet masqueraded?
+	Backwards                 // would an answer be: is the inside host hidden from the source?
+)
+
+// decide fills d for a packet that arrived on port in.
+func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, key conntrack.Tuple) {
+	table := flows.Table()
+	d.Target = key
+	if d.Reason = martian(p); d.Reason != verdict.None {
+		return
+	}
+	if d.Reason = s.notUnicast(table, p.Src); d.Reason != verdict.None {
+		return
+	}
+	d.Inside = s.fromInside(in, p.Src)
+	if x := table.External(p.Dst); x != nil {
+		s.decideExternal(d, flows, in, p, x)
+		return
+	}
+	if d.Reason = s.lookup(d, in, p); d.Reason != verdict.None {
+		return
+	}
+	if p.Length() > int(d.Hop.MTU) {
+		d.Reason = verdict.FragmentationNeeded
+		return
+	}
+	if !d.Inside {
+		d.Reason = s.decideOutside(d, in, p)
+		return
+	}
+	if !s.leavesOutside(d.Hop.Port, p.Dst) {
+		return
+	}
+	d.Asked, d.Policy = Forwards, s.Policy.Decide(p.Src, p.Dst)
+	if d.Policy.Masquerade {
+		d.Kind, d.Reason = conntrack.Masquerade, translatable(p)
+	}
+}
+
+// lookup finds the way out to the target.
+func (s *Snapshot) lookup(d *Decision, in fib.PortID, p *packet.Packet) verdict.Reason {
+	_, d.Hop = s.Routes.Lookup(d.Target.Dst, p.Src, in, pathHash(p.Src))
+	d.Routed = true
+	return hopReason(&d.Hop)
+}
+
+// martian refuses addresses that no packet on a wire may carry (RFC 1812 5.3.7,
+// RFC 6890): sources 0/8, 127/8, 224/4, 240/4, destinations 0/8, 127/8, 240/4.
+// Multicast and broadcast destinations are the kernel's.
+func martian(p *packet.Packet) verdict.Reason {
+	src, dst := p.Src>>24, p.Dst>>24
+	switch {
+	case p.Src == p.Dst:
+		return verdict.LandAttack
+	case src == 0 || src == 127 || src >= 224:
+		return verdict.MartianSource
+	case dst == 0 || dst == 127 || dst >= 224:
+		return verdict.MartianDestination
+	}
+	return verdict.None
+}
+
+// notUnicast refuses a source that no other host can have: the gateway's own
+// addresses, and the broadcast addresses of its networks.
+func (s *Snapshot) notUnicast(table *conntrack.Table, src uint32) verdict.Reason {
+	switch {
+	case s.Routes.Local(src) || table.External(src) != nil:
+		return verdict.OwnSource // 6274-4
+	case s.Routes.Broadcast(src):
+		return verdict.MartianSource // RFC 1812 5.3.7
+	}
+	return verdict.None
+}
+
+// decideOutside decides whether a new flow from outside may pass at all.
+func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) verdict.Reason {
+	// RFC 2827, RFC 3704: a source that we would reach on the inside does not
+	// come from outside.
+	if _, back := s.Routes.Lookup(p.Src, p.Dst, in, 0); back.Type == fib.Forward && s.Roles[back.Port] == RoleInside {
+		return verdict.SpoofedSource
+	}
+	if !s.Policy.InSources(p.Dst) {
+		return verdict.None
+	}
+	// The inside is open to those only that see its true addresses.
+	d.Asked, d.Policy = Backwards, s.Policy.Decide(p.Dst, p.Src)
+	if d.Policy.Masquerade {
+		return verdict.OutsideToInside
+	}
+	return verdict.None
+}
+
+// decideExternal decides about a packet for an address that flows are
+// masqueraded to, and that belongs to none of them.
+func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, x *conntrack.External) {
+	d.External = x
+	m := flows.MappingAt(x, p.Proto, p.DstPort)
+	switch {
+	case m == nil && s.Routes.Local(p.Dst):
+		d.Reason = verdict.HostOwned
+	case m == nil:
+		d.Reason = verdict.NoMapping
+	case !d.Inside:
+		d.Reason = verdict.Filtered // RFC 4787 REQ-8, address and port dependent
+	case !s.Hairpin:
+		d.Reason = verdict.HairpinDisabled
+	default:
+		// RFC 4787 REQ-9: between inside hosts, with the external source.
+		d.Target.Dst, d.Target.DstPort = m.Inside()
+		if d.Reason = s.lookup(d, in, p); d.Reason == verdict.None {
+			d.Kind, d.Reason = conntrack.Masquerade, translatable(p)
+		}
+	}
+}
+
+// translatable refuses what cannot begin a masqueraded flow.
+func translatable(p *packet.Packet) verdict.Reason {
+	switch p.Proto {
+	case packet.ProtoTCP:
+		// RFC 5382: mid-stream segments begin nothing (tcp-pickup: off).
+		if p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst) != packet.TCPSyn {
+			return verdict.TCPWithoutFlow
+		}
+	case packet.ProtoUDP:
+	case packet.ProtoICMP:
+		if !p.Is(packet.FlagEcho) {
+			return verdict.ICMPUnsupported
+		}
+		if p.ICMPType == packet.ICMPEchoReply {
+			return verdict.ReplyWithoutFlow
+		}
+	default:
+		return verdict.ProtocolUnsupported
+	}
+	return verdict.None
+}
