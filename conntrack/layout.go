@@ -8,7 +8,7 @@ import (
 
 // The memory, in order, each part aligned to a cache line:
 //
-//	header    256 bytes: what is needed to read the rest
+//	header    512 bytes: what is needed to read the rest, see header.go
 //	buckets   64 bytes each, 3/4 as many as flows, rounded up to a prime
 //	flows     128 bytes each; record 0 is never used, so that id 0 is "none"
 //	mappings  64 bytes each, as many as flows
@@ -17,26 +17,9 @@ import (
 // Records are the truth; the index, the lists of free records and the port
 // arrays can all be made again from them.
 
-// header describes the memory to whoever maps it later.
-type header struct {
-	magic      uint64
-	version    uint32
-	layout     uint32 // layoutHash of the program that wrote it
-	seed       seed
-	flows      uint32 // capacities; records are one more
-	mappings   uint32
-	sources    uint32
-	buckets    uint32
-	generation uint64 // of the whole: how often the memory was taken over
-	_          [200]byte
-}
-
 const (
-	magic         = 0x6c66656369756c73 // "sluicefl"
-	layoutVersion = 1
-	cacheLine     = 64
-
-	maxFlows = 1 << 30 // ids have 32 bits, and so have counts of buckets
+	cacheLine = 64
+	maxFlows  = 1 << 30 // ids have 32 bits, and so have counts of buckets
 )
 
 // layoutHash changes when the size or place of anything in a record does.
@@ -68,6 +51,12 @@ type Config struct {
 	Timeouts Timeouts
 	Seed     [2]uint64 // random
 	Events   int       // events that a worker keeps for the reader; 0 = 1024
+
+	// What the records refer to, so that another process knows whether it
+	// can adopt them.
+	Boot      [16]byte // the boot whose clock the Ticks are of
+	Namespace uint64   // the network namespace of the addresses
+	Ports     []string // the interfaces that InPort and OutPort number, at most 64
 }
 
 // shape is where everything lies: counts and offsets in bytes.
@@ -126,6 +115,8 @@ func (c *Config) validate(mem []byte) error {
 		return fmt.Errorf("flow table for %d flows: set conntrack.max-flows between 1 and %d", c.MaxFlows, maxFlows)
 	case c.Workers < 1:
 		return fmt.Errorf("flow table for %d workers: at least one is needed", c.Workers)
+	case len(c.Ports) > maxPorts:
+		return fmt.Errorf("flow table for %d interfaces: at most %d fit", len(c.Ports), maxPorts)
 	case len(mem) < Size(*c):
 		return fmt.Errorf("flow table for %d flows in %d bytes: %d are needed", c.MaxFlows, len(mem), Size(*c))
 	case uintptr(unsafe.Pointer(unsafe.SliceData(mem)))%cacheLine != 0:
@@ -142,25 +133,29 @@ func New(mem []byte, cfg Config) (*Table, error) {
 		return nil, err
 	}
 	s := cfg.shape()
-	h := over[header](mem, 0, 1)
-	if h[0].magic != 0 {
-		return nil, fmt.Errorf("flow table memory holds a table (layout version %d) already; hand in zeroed memory", h[0].version)
+	h := headerOf(mem)
+	if h.magic != 0 {
+		return nil, fmt.Errorf("flow table memory holds a table (layout version %d) already; hand in zeroed memory", h.version)
 	}
-	h[0] = header{
-		version: layoutVersion, layout: layoutHash(), seed: cfg.Seed, generation: 1,
-		flows: uint32(s.flows), mappings: uint32(s.mappings), sources: uint32(s.sources), buckets: uint32(s.buckets),
-	}
+	h.describe(&cfg, &s)
+	t := lay(mem, &cfg, &s)
+	// Last: memory without the magic is not yet, or no longer, a table.
+	atomic.StoreUint64(&h.magic, magic)
+	return t, nil
+}
+
+// lay makes a table over memory whose header is good.
+func lay(mem []byte, cfg *Config, s *shape) *Table {
 	t := &Table{
-		seed:     cfg.Seed,
+		header:   headerOf(mem),
 		buckets:  over[bucket](mem, s.bucketsAt, s.buckets),
 		flows:    over[Flow](mem, s.flowsAt, s.flows+1),
 		mappings: over[Mapping](mem, s.mappingsAt, s.mappings+1),
 		sources:  over[Source](mem, s.sourcesAt, s.sources+1),
 	}
-	t.start(&cfg)
-	// Last: memory without the magic is not yet, or no longer, a table.
-	atomic.StoreUint64(&h[0].magic, magic)
-	return t, nil
+	t.seed = t.header.seed
+	t.start(cfg)
+	return t
 }
 
 // over views n records of type T at offset at of mem. T holds no pointers, any

@@ -9,6 +9,7 @@ import (
 
 // Table is the flow memory and what leads to it.
 type Table struct {
+	header   *header
 	seed     seed
 	nBuckets uint32
 	buckets  []bucket
