@@ -160,10 +160,8 @@ func (a *Allocator) create(w *conntrack.Worker, ext *conntrack.External, source 
 // returns false if there is none in the whole range.
 func (a *Allocator) candidate(ext *conntrack.External, proto uint8, inside uint16, keep bool) (uint16, bool) {
 	own, rest := a.ports.classes(proto, inside)
-	if keep && own.contains(inside) {
-		if port, ok := ext.NextFree(proto, inside, inside, inside); ok {
-			return port, true
-		}
+	if keep && a.ports.keeps(ext, proto, inside) {
+		return inside, true
 	}
 	if port, ok := a.search(ext, proto, own); ok {
 		return port, true

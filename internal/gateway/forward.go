@@ -15,7 +15,7 @@ import (
 func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
 	s := w.snapshot
 	// A packet of the right five-tuple from the wrong side is not the flow's.
-	if s.Roles[w.in] != s.Roles[arrival(flow, dir)] {
+	if !s.sameSide(w.in, flow, dir) {
 		return verdict.SpoofedSource
 	}
 	id := fib.HopID(flow.NextHop(dir))
@@ -45,6 +45,12 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	return verdict.None
 }
 
+// sameSide reports whether port in is on the side where packets of direction dir
+// of the flow arrive.
+func (s *Snapshot) sameSide(in fib.PortID, flow *conntrack.Flow, dir conntrack.Direction) bool {
+	return s.Roles[in] == s.Roles[arrival(flow, dir)]
+}
+
 // arrival is the port on which packets of direction dir arrived when the flow
 // was created.
 func arrival(flow *conntrack.Flow, dir conntrack.Direction) fib.PortID {
@@ -56,25 +62,31 @@ func arrival(flow *conntrack.Flow, dir conntrack.Direction) fib.PortID {
 
 // route finds the next hop for a direction of a flow, and decides again whether
 // the flow may leave that way: the routes, the addresses or the policy changed
-// since it was created, or nobody asked yet.
+// since it was created, or nobody asked yet. A flow that may not, ends.
 func (w *Worker) route(p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) (fib.HopID, fib.Hop, verdict.Reason) {
-	s := w.snapshot
-	to := flow.Translated(dir)
-	id, hop := s.Routes.Lookup(to.Dst, p.Src, w.in, pathHash(p.Src))
+	id, hop, r := w.snapshot.onward(w.in, p.Src, flow.Translated(dir))
+	if r == verdict.ExternalAddressMoved || r == verdict.WouldLeakSource {
+		w.flows.Retire(flow, r)
+	}
+	return id, hop, r
+}
+
+// onward finds the next hop of a flow's packet that arrived from src on port in
+// and is to leave as `to`, and decides whether it may.
+func (s *Snapshot) onward(in fib.PortID, src uint32, to conntrack.Tuple) (fib.HopID, fib.Hop, verdict.Reason) {
+	id, hop := s.Routes.Lookup(to.Dst, src, in, pathHash(src))
 	if r := hopReason(&hop); r != verdict.None {
 		return 0, hop, r
 	}
 	if !s.leavesOutside(hop.Port, to.Dst) {
 		return id, hop, verdict.None
 	}
-	if to.Src != p.Src {
+	if to.Src != src {
 		// Masquerade: the address must be one that answers come back to.
 		if !s.ownsExternal(hop.Port, to.Src) {
-			w.flows.Retire(flow, verdict.ExternalAddressMoved)
 			return 0, hop, verdict.ExternalAddressMoved
 		}
-	} else if s.fromInside(w.in, p.Src) && s.Policy.Decide(p.Src, to.Dst).Masquerade {
-		w.flows.Retire(flow, verdict.WouldLeakSource)
+	} else if s.fromInside(in, src) && s.Policy.Decide(src, to.Dst).Masquerade {
 		return 0, hop, verdict.WouldLeakSource
 	}
 	return id, hop, verdict.None

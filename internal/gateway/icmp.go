@@ -28,7 +28,7 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
 	}
 	s := w.snapshot
-	if s.Roles[w.in] != s.Roles[arrival(flow, dir)] {
+	if !s.sameSide(w.in, flow, dir) {
 		return verdict.SpoofedSource
 	}
 	if p.TTL <= 1 {

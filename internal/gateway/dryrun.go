@@ -1,0 +1,109 @@
+package gateway
+
+import (
+	"sluice/conntrack"
+	"sluice/internal/fib"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+	"sluice/nat"
+)
+
+// Outcome is what would become of a packet, and all that it follows from.
+type Outcome struct {
+	Reason verdict.Reason // why it is dropped; None: it leaves
+	Waits  bool           // it leaves once the neighbour answers ARP, or not at all
+
+	Flow     *FlowFound   // the flow it belongs to, nil where it begins one
+	Decision Decision     // what was decided where it begins one
+	Mapping  nat.Forecast // of its source, where the decision is to masquerade
+
+	Translated bool            // To is known: the packet was not dropped before
+	To         conntrack.Tuple // as it leaves; port 0 where Mapping.Origin is PortSearched
+	Hop        fib.Hop         // by which way, where it leaves
+
+	// Answer and Back are what becomes of what comes back to it: why an answer
+	// would be dropped, and by which way it would leave.
+	Answer verdict.Reason
+	Back   fib.Hop
+}
+
+// FlowFound is the flow that a packet belongs to.
+type FlowFound struct {
+	Direction       conntrack.Direction // of the packet
+	Original, Reply conntrack.Tuple
+	Kind            conntrack.Kind
+	State           conntrack.State
+}
+
+// DryRun says what a worker would do with a packet that arrived on port in, and
+// does not do it. It goes through the functions by which workers decide, in
+// their order, and makes no flow, mapping or counter. Only what no snapshot shows
+// is left out: how many frames wait for a neighbour, and races with traffic.
+//
+// It may be called from the goroutine that owns flows; see conntrack.Table.Look.
+func (s *Snapshot) DryRun(flows *conntrack.Worker, in fib.PortID, p *packet.Packet, now conntrack.Tick) Outcome {
+	var o Outcome
+	if p.TTL <= 1 {
+		o.Reason = verdict.TTLExpired
+		return o
+	}
+	arriving := key(p)
+	flow, dir := flows.Find(arriving, now)
+	if flow != nil {
+		o.Flow = &FlowFound{
+			Direction: dir, Original: flow.Tuple(conntrack.Original), Reply: flow.Tuple(conntrack.Reply),
+			Kind: flow.Kind(), State: flow.State(),
+		}
+		if !s.sameSide(in, flow, dir) {
+			o.Reason = verdict.SpoofedSource
+			return o
+		}
+		o.To, o.Translated = flow.Translated(dir), true
+	} else if s.begins(&o, flows, in, p, arriving, now); o.Reason != verdict.None {
+		return o
+	}
+	s.leaves(&o, in, p)
+	if o.Reason == verdict.None {
+		_, o.Back, o.Answer = s.onward(o.Hop.Port, o.To.Dst, arriving.Reverse())
+	}
+	return o
+}
+
+// begins decides on the flow that the packet would begin.
+func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, arriving conntrack.Tuple, now conntrack.Tick) {
+	d := &o.Decision
+	s.decide(d, flows, in, p, arriving)
+	if o.Reason = d.Reason; o.Reason != verdict.None {
+		return
+	}
+	o.To = d.Target
+	if d.Kind == conntrack.Masquerade {
+		o.Mapping = s.Ports.Forecast(flows, s.Pools[d.Hop.Port], d.External, p.Proto, p.Src, p.SrcPort)
+		if o.Reason = o.Mapping.Reason; o.Reason != verdict.None {
+			return
+		}
+		o.To.Src, o.To.SrcPort = o.Mapping.External.Address(), o.Mapping.Port
+	}
+	o.Translated = true
+	if other, _ := flows.Find(o.To.Reverse(), now); other != nil {
+		o.Reason = verdict.ReplyTupleTaken
+		return
+	}
+	if c := flows.Table().Count(); c.Flows >= c.FlowCapacity {
+		o.Reason = verdict.FlowTableFull
+	}
+}
+
+// leaves decides on the way out, as forward does.
+func (s *Snapshot) leaves(o *Outcome, in fib.PortID, p *packet.Packet) {
+	_, o.Hop, o.Reason = s.onward(in, p.Src, o.To)
+	switch {
+	case o.Reason != verdict.None:
+	case p.Length() > int(o.Hop.MTU):
+		o.Reason = verdict.FragmentationNeeded
+	case o.Hop.State == fib.Failed:
+		o.Reason = verdict.NeighbourUnresolved
+	case o.Hop.State == fib.Unresolved:
+		o.Waits = true
+	}
+}
