@@ -115,9 +115,14 @@ func (x *External) claim(space int, port uint16, id uint32) bool {
 	if x.reserved[space][port/64].Load()&(1<<(port%64)) != 0 || !x.ports[space][port].CompareAndSwap(0, id) {
 		return false
 	}
+	x.take(space, port)
+	return true
+}
+
+// take counts a claimed port, and sets its bit.
+func (x *External) take(space int, port uint16) {
 	x.claimed.Add(1)
 	atomic.OrUint64(&x.held[space*portWords+int(port/64)], 1<<(port%64))
-	return true
 }
 
 // free gives up a port of mapping id.

@@ -1,0 +1,303 @@
+package conntrack
+
+import (
+	"sync/atomic"
+	"unsafe"
+)
+
+// Remains is the flow table that another process left, with all its records
+// and nothing yet that leads to them.
+//
+// Of what a process killed at any instruction leaves, the flows alone are
+// believed: each says by its phase whether it was complete and by its seal
+// whether it is whole. Index, mappings, sources, references, ports and free
+// lists follow from them and are made again. Mappings and sources that match
+// keep their ids and history; those that do not are mended.
+//
+// Making them again needs no moment at which it must not be interrupted: what
+// it reads, the first line of live flows, it never writes.
+type Remains struct {
+	table *Table
+	cfg   Config
+
+	report   Report
+	now      Tick
+	limits   *limits
+	ports    [maxPorts]bool // those that still number the same interface
+	flows    freeList
+	orphans  []uint32 // mappings whose source record is another's
+	batch    [Burst]pending
+	nBatch   int
+	touched  uint64
+	counting *Worker
+}
+
+// pending is a flow that was found good by itself and waits for its buckets.
+type pending struct {
+	id             uint32
+	original, back uint64 // hashes of its tuples
+}
+
+// Adopt looks at the table that another process left in the first found bytes of
+// mem, which is Size(cfg) bytes long and aligned to 64. An error says why it is
+// not to be had; the memory is unchanged then, and Erase makes room for New.
+//
+// The hash seed is the table's own. Nothing is changed until Rebuild.
+func Adopt(mem []byte, found int, cfg Config) (*Remains, error) {
+	if err := cfg.validate(mem); err != nil {
+		return nil, err
+	}
+	s := cfg.shape()
+	h := headerOf(mem)
+	if err := h.check(&cfg, &s, found); err != nil {
+		return nil, err
+	}
+	r := &Remains{table: lay(mem, &cfg, &s), cfg: cfg}
+	r.report.Clean = atomic.LoadUint64(&h.clean) == cleanMark
+	for i, name := range cfg.Ports {
+		r.ports[i] = atomic.LoadUint32(&h.ports[i]) == portName(name)
+	}
+	return r, nil
+}
+
+// Table is the table, for AddExternal. It is not to be used otherwise before
+// Rebuild.
+func (r *Remains) Table() *Table { return r.table }
+
+// Rebuild makes the table whole again. The external addresses that still exist
+// must have been added to it: the ports that mappings hold are claimed on them,
+// and their bits set, so that the steering program knows them before it is
+// attached. A flow that cannot stay is ended and counted in the report.
+//
+// It may be called once. The table may be used when it returns.
+func (r *Remains) Rebuild(now Tick) Report {
+	t := r.table
+	r.now, r.limits = now, t.limits.Load()
+	r.counting = t.workers[len(t.workers)-1]
+	atomic.StoreUint64(&t.header.clean, 0)
+	atomic.AddUint64(&t.header.generation, 1)
+	r.reset()
+	r.flows = freeList{link: t.flowPool.link}
+	for id := 1; id < len(t.flows); id++ {
+		r.look(uint32(id))
+	}
+	r.insertBatch()
+	r.flows.into(t.flowPool)
+	r.freeMappings()
+	r.freeSources()
+	r.mendSources()
+	// Every flow that stays has ports which mean the same by the old list and
+	// by the new one.
+	t.header.setPorts(r.cfg.Ports)
+	r.report.Mappings, r.report.Sources = int(r.counting.mappingCount.Load()), int(r.counting.sourceCount.Load())
+	return r.report
+}
+
+// reset forgets everything that is made again.
+func (r *Remains) reset() {
+	t := r.table
+	clear(asBytes(t.buckets))
+	for i := range t.mappings {
+		t.mappings[i].refs.Store(0)
+	}
+	for i := range t.sources {
+		t.sources[i].refs.Store(0)
+		t.sources[i].flows.Store(0)
+	}
+}
+
+// asBytes views records as the bytes they are, which a slice of them may always
+// be viewed as: clearing bytes is the one loop that the runtime makes as fast as
+// the memory.
+func asBytes[T any](records []T) []byte {
+	var zero T
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(records))), uintptr(len(records))*unsafe.Sizeof(zero))
+}
+
+// look judges one flow record by itself. Those that pass are indexed in batches,
+// so that the misses on their buckets overlap; the order stays that of the ids,
+// and of two records that exclude each other the lower id stays.
+func (r *Remains) look(id uint32) {
+	f := &r.table.flows[id]
+	switch status(f.status.Load()).phase() {
+	case phaseLive:
+	case phaseBuilding:
+		r.lose(id, LostIncomplete)
+		return
+	default:
+		return
+	}
+	if why := r.judge(f); why != stays {
+		r.lose(id, why)
+		return
+	}
+	t := r.table
+	p := &r.batch[r.nBatch]
+	p.id, p.original, p.back = id, t.seed.hash(f.tuple[Original].key()), t.seed.hash(f.tuple[Reply].key())
+	r.touched += t.buckets[reduce(p.original, t.nBuckets)].overflow.Load() + t.buckets[reduce(p.back, t.nBuckets)].overflow.Load()
+	if r.nBatch++; r.nBatch == len(r.batch) {
+		r.insertBatch()
+	}
+}
+
+// judge says whether a live flow can stay, as far as its record alone tells.
+func (r *Remains) judge(f *Flow) Loss {
+	switch {
+	case !f.sealed():
+		return LostTorn
+	case !f.plausible(r.now):
+		return LostImplausible
+	case !r.numbered(f.in) || !r.numbered(f.out):
+		return LostInterface
+	}
+	seen := f.lastSeen()
+	if seen == expiring || r.limits.expired(status(f.status.Load()).state(), seen, r.now) {
+		return LostExpired
+	}
+	return stays
+}
+
+// numbered reports whether port number p means what it did.
+func (r *Remains) numbered(p uint8) bool { return int(p) < len(r.ports) && r.ports[p] }
+
+// plausible reports whether a sealed flow is one that this program would make:
+// it could have been sealed by one that was out of order.
+func (f *Flow) plausible(now Tick) bool {
+	o, a, s := &f.tuple[Original], &f.tuple[Reply], status(f.status.Load())
+	return o.Proto == a.Proto && o.Zone == a.Zone && o.pad == 0 && a.pad == 0 &&
+		f.Kind() < kinds && (f.Kind() != Masquerade || f.mapping != 0) &&
+		(f.Kind() != Forward || f.mapping == 0 && *a == o.Reverse()) &&
+		s.state().of(o.Proto) && int32(now-f.created) >= 0
+}
+
+// of reports whether flows of a protocol can be in state s.
+func (s State) of(proto uint8) bool {
+	switch initial(proto, 0).state() {
+	case UDPUnreplied:
+		return s == UDPUnreplied || s == UDPReplied
+	case ICMPQuery:
+		return s == ICMPQuery
+	case OtherProtocol:
+		return s == OtherProtocol
+	}
+	return TCPSynSent <= s && s <= TCPClose
+}
+
+// insertBatch indexes the flows of the batch and gives them their mappings back.
+func (r *Remains) insertBatch() {
+	for i := range r.batch[:r.nBatch] {
+		p := &r.batch[i]
+		if why := r.insert(p); why != stays {
+			r.lose(p.id, why)
+		} else {
+			r.keep(p.id)
+		}
+	}
+	r.nBatch = 0
+}
+
+func (r *Remains) insert(p *pending) Loss {
+	t := r.table
+	f := &t.flows[p.id]
+	if why := r.enter(f.tuple[Original].key(), p.original, kindOriginal|uint64(p.id)); why != stays {
+		return why
+	}
+	why := stays
+	if f.tuple[Original] != f.tuple[Reply] {
+		why = r.enter(f.tuple[Reply].key(), p.back, kindReply|uint64(p.id))
+	}
+	if why == stays {
+		why = r.restoreMapping(f)
+	}
+	if why != stays {
+		t.remove(p.original, tag(p.original)|slotLive|kindOriginal|uint64(p.id))
+		t.remove(p.back, tag(p.back)|slotLive|kindReply|uint64(p.id))
+	}
+	return why
+}
+
+// enter is Table.insert where nobody else does.
+func (r *Remains) enter(k key, h, ref uint64) Loss {
+	word := tag(h) | slotLive | ref
+	if r.table.find(k, h, word&classBit) != 0 {
+		return LostDuplicate
+	}
+	if _, ok := r.table.claim(h, word); !ok {
+		return LostDuplicate // sixteen buckets full of its like
+	}
+	return stays
+}
+
+// keep makes an indexed flow a flow again.
+func (r *Remains) keep(id uint32) {
+	f := &r.table.flows[id]
+	// Routes are counted from the beginning by every process, and a hop of
+	// another's is none of ours.
+	f.nextHop[Original].Store(0)
+	f.nextHop[Reply].Store(0)
+	if int32(r.now-f.lastSeen()) < 0 {
+		storeTick(&f.seen, r.now)
+		r.report.Mended++
+	}
+	r.flows.used(id)
+	add(&r.counting.states[f.State()], 1)
+	r.report.Adopted++
+}
+
+// lose ends a flow for good.
+func (r *Remains) lose(id uint32, why Loss) {
+	r.table.flows[id].status.Store(uint32(phaseDead))
+	r.report.Lost[why]++
+}
+
+// freeMappings makes the list of mappings that no flow uses.
+func (r *Remains) freeMappings() {
+	t := r.table
+	free := freeList{link: t.mappingPool.link}
+	for id := 1; id < len(t.mappings); id++ {
+		if t.mappings[id].refs.Load() != 0 {
+			free.used(uint32(id))
+		}
+	}
+	free.into(t.mappingPool)
+}
+
+func (r *Remains) freeSources() {
+	t := r.table
+	free := freeList{link: t.sourcePool.link}
+	for id := 1; id < len(t.sources); id++ {
+		if t.sources[id].refs.Load() != 0 {
+			free.used(uint32(id))
+		}
+	}
+	free.into(t.sourcePool)
+}
+
+// freeList links the records between those in use, in order.
+type freeList struct {
+	link        func(uint32) *atomic.Uint32
+	last        uint32 // id in use
+	first, tail uint32 // ids that are free
+}
+
+// used says that id, higher than any before, is in use.
+func (l *freeList) used(id uint32) {
+	for free := l.last + 1; free < id; free++ {
+		if l.first == 0 {
+			l.first = free
+		} else {
+			l.link(l.tail).Store(free)
+		}
+		l.tail = free
+	}
+	l.last = id
+}
+
+// into hands the list to a new pool. Ids above the last one in use count as
+// never used.
+func (l *freeList) into(p *pool) {
+	p.fresh.Store(l.last)
+	if l.first != 0 {
+		p.push(l.first, l.tail)
+	}
+}

@@ -1,0 +1,143 @@
+package conntrack
+
+import "sluice/internal/verdict"
+
+// restoreMapping gives an indexed flow the mapping that it refers to, which for
+// the first of its flows is made again. Nothing has changed where it returns
+// other than stays.
+func (r *Remains) restoreMapping(f *Flow) Loss {
+	t := r.table
+	switch {
+	case f.mapping == 0:
+		return stays
+	case int64(f.mapping) >= int64(len(t.mappings)):
+		return LostImplausible
+	case r.hairpin(f) && t.External(f.tuple[Original].Dst) == nil:
+		return LostAddress
+	}
+	m := &t.mappings[f.mapping]
+	if n := m.refs.Load(); n != 0 {
+		if !m.translates(f) {
+			return LostDuplicate
+		}
+		m.refs.Store(n + 1)
+	} else if why := r.remap(m, f); why != stays {
+		return why
+	}
+	if m.source != 0 {
+		t.sources[m.source].flows.Add(1)
+	}
+	return stays
+}
+
+// hairpin reports whether a masqueraded flow has its destination translated,
+// too: it was sent to an external address, from inside.
+func (r *Remains) hairpin(f *Flow) bool {
+	o, a := &f.tuple[Original], &f.tuple[Reply]
+	return f.Kind() == Masquerade && (a.Src != o.Dst || a.SrcPort != o.DstPort)
+}
+
+// translates reports whether m is what f's source is translated by.
+func (m *Mapping) translates(f *Flow) bool {
+	o, a := &f.tuple[Original], &f.tuple[Reply]
+	return m.proto == o.Proto && m.zone == o.Zone && m.inside == o.Src && m.insidePort == o.SrcPort &&
+		m.external == a.Dst && m.externalPort == a.DstPort
+}
+
+// remap makes a mapping again for the first of its flows. What identifies it is
+// the flow's, whose seal vouches for it; the record keeps its history and its
+// source where it says the same.
+func (r *Remains) remap(m *Mapping, f *Flow) Loss {
+	t := r.table
+	o, a, id := &f.tuple[Original], &f.tuple[Reply], f.mapping
+	space, ok := portSpace(o.Proto)
+	if !ok {
+		return LostImplausible
+	}
+	x := t.External(a.Dst)
+	if x == nil {
+		return LostAddress
+	}
+	k := mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, a.Dst)
+	h := t.seed.hash(k)
+	if !x.restore(space, a.DstPort, id) {
+		return LostDuplicate
+	}
+	if why := r.enter(k, h, kindMapping|uint64(id)); why != stays {
+		x.free(space, a.DstPort, id)
+		return why
+	}
+	if !m.translates(f) {
+		m.inside, m.insidePort, m.external, m.externalPort = o.Src, o.SrcPort, a.Dst, a.DstPort
+		m.proto, m.zone, m.source, m.created = o.Proto, o.Zone, 0, f.created
+		m.lastOut.Store(uint32(f.created))
+		r.report.Mended++
+	}
+	m.at = uint16(x.at.Load())
+	m.refs.Store(1)
+	r.restoreSource(m, id)
+	add(&r.counting.mappingCount, 1)
+	return stays
+}
+
+// restoreSource makes the source of mapping id again. Where the record that the
+// mapping names is another address's, or the address has another record by now,
+// that waits until it is known which records are free.
+func (r *Remains) restoreSource(m *Mapping, id uint32) {
+	t := r.table
+	if m.source != 0 && int64(m.source) < int64(len(t.sources)) {
+		s := &t.sources[m.source]
+		if s.addr == m.inside && s.zone == m.zone && (s.refs.Load() != 0 || r.revive(s, m.source)) {
+			s.refs.Add(1)
+			if t.External(s.External()) == nil {
+				s.external.Store(m.external)
+			}
+			return
+		}
+	}
+	m.source = 0
+	r.orphans = append(r.orphans, id)
+}
+
+// revive indexes a source record that a mapping refers to.
+func (r *Remains) revive(s *Source, id uint32) bool {
+	k := s.key()
+	if r.enter(k, r.table.seed.hash(k), kindSource|uint64(id)) != stays {
+		return false
+	}
+	add(&r.counting.sourceCount, 1)
+	return true
+}
+
+// mendSources gives the mappings that lost their source another one, when the
+// free records are known.
+func (r *Remains) mendSources() {
+	t, w := r.table, r.counting
+	w.Online()
+	defer w.Offline()
+	for _, id := range r.orphans {
+		m := &t.mappings[id]
+		if m.zone != 0 {
+			continue
+		}
+		s, why := w.Source(m.inside)
+		if why != verdict.None {
+			continue // it does without: the source's counts are less by it
+		}
+		s.Pair(m.external)
+		s.flows.Add(m.refs.Load())
+		m.source = idOf(t.sources, s)
+		r.report.Mended++
+	}
+}
+
+// restore claims a port that a mapping already held. The host may have come to
+// use it since (Reserve); the mapping keeps it, as it would have without a
+// restart.
+func (x *External) restore(space int, port uint16, id uint32) bool {
+	if !x.ports[space][port].CompareAndSwap(0, id) {
+		return false
+	}
+	x.take(space, port)
+	return true
+}
