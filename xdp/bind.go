@@ -81,7 +81,7 @@ func (s *Socket) bind(flags uint16, shared int, call string) error {
 	sa := &unix.SockaddrXDP{
 		Flags: flags, Ifindex: uint32(s.nic.Ifindex), QueueID: uint32(s.queue), SharedUmemFD: uint32(shared),
 	}
-	deadline := time.Now().Add(bindPatience)
+	deadline := time.Now().Add(s.patience)
 	for {
 		err := unix.Bind(s.fd, sa)
 		if err == nil {
@@ -143,6 +143,7 @@ func (s *Socket) Close() error {
 	}
 	s.drain()
 	gone := !s.bound()
+	s.wasted += uint64(s.Pending()) // the kernel has not taken them and now never will
 	err := s.discard()
 	u := s.umem
 	switch {

@@ -27,6 +27,10 @@ type SocketConfig struct {
 	Reason   string // why it is to be that mode; "" = it is configured
 	RingSize int    // entries of each ring, a power of two; 0 = DefaultRingSize
 	RX, TX   bool   // which directions it serves, at least one
+
+	// Patience is how long to wait for a queue that is still being torn down;
+	// 0 = 1.5 s.
+	Patience time.Duration
 }
 
 // Open makes a socket on a queue of a NIC and gives it frames to receive into.
@@ -49,7 +53,7 @@ func (u *UMEM) Open(cfg SocketConfig) (*Socket, error) {
 	if err != nil {
 		return nil, setupError(cfg.NIC.Name, cfg.Queue, callSocket, err)
 	}
-	s := &Socket{umem: u, nic: cfg.NIC, queue: cfg.Queue, fd: fd, budget: txBatch}
+	s := &Socket{umem: u, nic: cfg.NIC, queue: cfg.Queue, fd: fd, budget: txBatch, patience: orDefault(cfg.Patience, bindPatience)}
 	u.adopt(s)
 	if err := s.open(cfg); err != nil {
 		s.discard()

@@ -2,17 +2,21 @@ package xdp
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 )
 
 // Port is what one worker has of one NIC: a socket for each RX queue that it
 // owns, and its own TX queue. It belongs to the worker's goroutine.
 type Port struct {
-	nic     *NIC
+	umem    *UMEM
+	config  PortConfig
 	sockets []*Socket // all of them, by queue
 	rx      []*Socket
 	tx      *Socket
-	next    int // the RX queue whose turn it is
+	next    int    // the RX queue whose turn it is
+	wasted  uint64 // by sockets that were closed since
 }
 
 // PortConfig says which queues of a NIC a port has.
@@ -27,29 +31,64 @@ type PortConfig struct {
 
 // OpenPort opens the sockets of a port. Errors are *SetupError.
 func (u *UMEM) OpenPort(cfg PortConfig) (*Port, error) {
-	p := &Port{nic: cfg.NIC}
+	p := &Port{umem: u, config: cfg}
+	if err := p.open(0); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// reopenPatience is how long Reopen waits for a queue: long enough for the
+// kernel to let go of one that was just closed, short enough for the worker's
+// other ports not to overflow meanwhile.
+const reopenPatience = 40 * time.Millisecond
+
+// Reopen opens the sockets of a closed port anew: the same queues with the same
+// settings, on the device that has the port's name now. Whoever has the port can
+// go on using it. After an error it is as closed as before. Errors are
+// *SetupError.
+func (p *Port) Reopen(nic *NIC) error {
+	if size := p.umem.FrameSize(); nic.FrameSize() > size {
+		return refuse(nic.Name, fmt.Sprintf("MTU %d does not fit the worker's frames of %d bytes", nic.MTU, size),
+			"lower the MTU, or restart, which makes larger frames")
+	}
+	old := p.config.NIC
+	p.config.NIC = nic
+	if err := p.open(reopenPatience); err != nil {
+		p.config.NIC = old
+		return err
+	}
+	return nil
+}
+
+// open opens the sockets that the configuration asks for, all or none.
+func (p *Port) open(patience time.Duration) error {
+	cfg := &p.config
 	queues := slices.Clone(cfg.RX)
 	if !slices.Contains(queues, cfg.TX) {
 		queues = append(queues, cfg.TX)
 	}
 	slices.Sort(queues)
+	var sockets, rx []*Socket
+	var tx *Socket
 	for _, q := range queues {
-		s, err := u.Open(SocketConfig{
-			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, Reason: cfg.Reason, RingSize: cfg.RingSize,
+		s, err := p.umem.Open(SocketConfig{
+			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, Reason: cfg.Reason, RingSize: cfg.RingSize, Patience: patience,
 			RX: slices.Contains(cfg.RX, q), TX: q == cfg.TX,
 		})
 		if err != nil {
-			return nil, errors.Join(err, p.Close())
+			return errors.Join(err, closeSockets(sockets))
 		}
-		p.sockets = append(p.sockets, s)
+		sockets = append(sockets, s)
 		if s.Receives() {
-			p.rx = append(p.rx, s)
+			rx = append(rx, s)
 		}
 		if q == cfg.TX {
-			p.tx = s
+			tx = s
 		}
 	}
-	return p, nil
+	p.sockets, p.rx, p.tx, p.next = sockets, rx, tx, 0
+	return nil
 }
 
 // Receive fetches received frames, at most len(d), from the port's queues in
@@ -98,15 +137,19 @@ func (p *Port) Flush() {
 // Pending is how many queued frames the kernel has not taken yet.
 func (p *Port) Pending() int { return p.tx.Pending() }
 
-// Wasted is how many frames the kernel took and dropped instead of sending
-// them.
-func (p *Port) Wasted() uint64 { return p.tx.Wasted() }
+// Wasted is how many frames the port took that were then not sent: the kernel
+// dropped them, or the device went away under them. It never decreases.
+func (p *Port) Wasted() uint64 { return p.wasted + p.tx.Wasted() }
 
-// State may be called from any goroutine.
+// State may be called from any goroutine, but not while the port is reopened.
 func (p *Port) State() State { return p.tx.State() }
 
+// Up reports whether the port can send, as far as it has found out.
+func (p *Port) Up() bool { return p.tx.State() == StateUp }
+
 // SetUp tells the port that its link came up or went down. It is for the
-// worker's goroutine. A deleted device does not come back: close the port.
+// worker's goroutine. A deleted device does not come back: close the port, and
+// reopen it on the next of that name.
 func (p *Port) SetUp(up bool) {
 	for _, s := range p.sockets {
 		s.SetUp(up)
@@ -114,7 +157,7 @@ func (p *Port) SetUp(up bool) {
 }
 
 // NIC is the port's interface.
-func (p *Port) NIC() *NIC { return p.nic }
+func (p *Port) NIC() *NIC { return p.config.NIC }
 
 // Mode is how frames get there, and why.
 func (p *Port) Mode() (mode Mode, reason string) { return p.tx.Mode() }
@@ -123,10 +166,21 @@ func (p *Port) Mode() (mode Mode, reason string) { return p.tx.Mode() }
 // the XSKMAP.
 func (p *Port) Sockets() []*Socket { return p.sockets }
 
-// Close closes the sockets.
+// Close closes the sockets. A closed port receives nothing and takes nothing;
+// closing it again is no error.
 func (p *Port) Close() error {
+	if p.tx.closed {
+		return nil
+	}
+	err := closeSockets(p.sockets)
+	p.wasted += p.tx.wasted
+	p.tx.wasted = 0
+	return err
+}
+
+func closeSockets(list []*Socket) error {
 	var errs []error
-	for _, s := range p.sockets {
+	for _, s := range list {
 		errs = append(errs, s.Close())
 	}
 	return errors.Join(errs...)

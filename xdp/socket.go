@@ -59,8 +59,10 @@ type Socket struct {
 	probe  time.Time     // when down: when to try again
 	closed bool
 
+	patience time.Duration // how long bind retries EBUSY
+
 	traffic traffic
-	wasted  uint64 // kicks' EBUSY: frames that the kernel dropped instead of sending
+	wasted  uint64 // frames that the kernel dropped instead of sending (kick: EBUSY), or never took
 }
 
 // Receive fetches received frames, at most len(d), and returns how many. They
@@ -219,5 +221,6 @@ func (s *Socket) Mode() (mode Mode, reason string) { return s.mode, s.reason }
 func (s *Socket) State() State { return State(s.state.Load()) }
 
 // Wasted is how many frames the kernel took and dropped instead of sending
-// them, since the peer's ring was full, or there was no carrier.
+// them, since the peer's ring was full, or there was no carrier; and of a closed
+// socket those, too, that it never took.
 func (s *Socket) Wasted() uint64 { return s.wasted }

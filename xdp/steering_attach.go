@@ -113,6 +113,41 @@ func (s *Steering) Detach(port int) error {
 	return nil
 }
 
+// Move makes nic the device of a port: one of the same name came in the place of
+// the last. The program is attached to it first of all, so that nothing passes
+// by; until SetSocket is called its frames have the on-failure verdict. The old
+// device, if it is still there under another name, is left to the kernel. After
+// an error the port has the new device, and calling again goes on from there.
+// Errors are *SetupError.
+func (s *Steering) Move(port int, nic *NIC) error {
+	if q := s.config.Ports[port].Queues; nic.RXQueues != q {
+		return refuse(nic.Name, fmt.Sprintf("it has %d RX queues and had %d when Sluice started", nic.RXQueues, q),
+			fmt.Sprintf("ethtool -L %s combined %d, or restart", nic.Name, q))
+	}
+	if !s.steers(port, nic.Ifindex) {
+		if err := s.Detach(port); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.config.Ports[port].NIC = nic
+		s.mu.Unlock()
+	}
+	if err := s.SetMAC(port, nic.MAC); err != nil {
+		return err
+	}
+	if s.steers(port, nic.Ifindex) {
+		return nil // the name was away, the device never was
+	}
+	return s.Attach(port)
+}
+
+// steers reports whether a port's program is on the device of an ifindex.
+func (s *Steering) steers(port, ifindex int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attached[port] != nil && s.config.Ports[port].NIC.Ifindex == ifindex
+}
+
 // Pinned says whether the program outlives the process on every attached port,
 // and the directory of the pins, or why it does not.
 func (s *Steering) Pinned() (pinned bool, where string) {

@@ -44,3 +44,5 @@ func (g *generator) Receive(descs []xdpDesc) int {
 func (g *generator) Transmit(descs []xdpDesc) int { return len(descs) }
 func (g *generator) Flush()                       {}
 func (g *generator) SetUp(bool)                   {}
+func (g *generator) Up() bool                     { return true }
+func (g *generator) Wasted() uint64               { return 0 }

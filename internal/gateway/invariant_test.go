@@ -141,16 +141,18 @@ type loop struct {
 
 func (l *loop) Receive(descs []xdpDesc) int {
 	for i := range descs {
-		addr := uint64(i * chunk)
+		addr := uint64(i*chunk + headroom)
 		f := l.frames[l.next%len(l.frames)]
 		l.next++
-		descs[i] = xdpDesc{Addr: addr, Len: uint32(copy(l.memory.bytes[addr:addr+chunk], f))}
+		descs[i] = xdpDesc{Addr: addr, Len: uint32(copy(l.memory.bytes[addr:addr+chunk-headroom], f))}
 	}
 	return len(descs)
 }
 func (l *loop) Transmit(descs []xdpDesc) int { return len(descs) }
 func (l *loop) Flush()                       {}
 func (l *loop) SetUp(bool)                   {}
+func (l *loop) Up() bool                     { return true }
+func (l *loop) Wasted() uint64               { return 0 }
 
 // BenchmarkStep is the whole pass in memory: parse, look up, route, rewrite, for
 // established flows taken at random. The copy of the frame into memory, which

@@ -9,6 +9,9 @@ import (
 // chunk is the size of a frame in the test memory, as in a UMEM.
 const chunk = 2048
 
+// headroom is what is free in front of a received frame, as in a UMEM.
+const headroom = 256
+
 // memory is a UMEM without a kernel: frames are handed out by the test and must
 // all come back.
 type memory struct {
@@ -36,7 +39,19 @@ func (m *memory) take(t testing.TB, frame []byte) xdp.Desc {
 	addr := m.free[len(m.free)-1]
 	m.free = m.free[:len(m.free)-1]
 	m.out[addr] = true
-	return xdp.Desc{Addr: addr + 256, Len: uint32(copy(m.bytes[addr+256:addr+chunk], frame))}
+	return xdp.Desc{Addr: addr + headroom, Len: uint32(copy(m.bytes[addr+headroom:addr+chunk], frame))}
+}
+
+// Allocate hands out free frames.
+func (m *memory) Allocate(descs []xdp.Desc) int {
+	n := min(len(descs), len(m.free))
+	for i := range n {
+		addr := m.free[len(m.free)-1]
+		m.free = m.free[:len(m.free)-1]
+		m.out[addr] = true
+		descs[i] = xdp.Desc{Addr: addr + headroom}
+	}
+	return n
 }
 
 // Free takes frames back; a frame that is free already is a double free.
@@ -59,6 +74,8 @@ type port struct {
 	tx   [][]byte
 	down bool
 	room int // frames that Transmit takes; negative is unlimited
+
+	wasted uint64
 }
 
 func (p *port) Receive(descs []xdp.Desc) int {
@@ -84,6 +101,10 @@ func (p *port) Flush() {}
 
 func (p *port) SetUp(up bool) { p.down = !up }
 
+func (p *port) Up() bool { return !p.down }
+
+func (p *port) Wasted() uint64 { return p.wasted }
+
 // sent takes what left by the port since it was last asked.
 func (p *port) sent() [][]byte {
 	tx := p.tx
@@ -99,6 +120,14 @@ type forgetful struct{ *memory }
 
 func (forgetful) Free([]xdp.Desc) {}
 
+// Allocate hands out the same frames every time, from the end.
+func (f forgetful) Allocate(descs []xdp.Desc) int {
+	for i := range descs {
+		descs[i] = xdp.Desc{Addr: uint64(len(f.bytes) - (i+1)*chunk + headroom)}
+	}
+	return len(descs)
+}
+
 // sink is a port that receives nothing and sends everything.
 type sink struct{}
 
@@ -106,3 +135,5 @@ func (sink) Receive([]xdp.Desc) int        { return 0 }
 func (sink) Transmit(descs []xdp.Desc) int { return len(descs) }
 func (sink) Flush()                        {}
 func (sink) SetUp(bool)                    {}
+func (sink) Up() bool                      { return true }
+func (sink) Wasted() uint64                { return 0 }

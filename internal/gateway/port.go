@@ -19,12 +19,24 @@ type Port interface {
 
 	// SetUp tells the port that its link came up or went down.
 	SetUp(up bool)
+
+	// Up reports whether the port can send, as far as it knows.
+	Up() bool
+
+	// Wasted is how many of the frames that Transmit took were not sent after
+	// all. It never decreases.
+	Wasted() uint64
 }
 
 // Memory is the UMEM that all ports of one worker share: a frame received on
 // one port is transmitted on another without moving.
 type Memory interface {
 	Bytes() []byte
+
+	// Allocate takes free frames, as many as there are, and returns how many.
+	// Each has length 0 and room for what a received frame has room for.
+	Allocate(descs []xdp.Desc) int
+
 	Free(descs []xdp.Desc)
 }
 

@@ -23,6 +23,7 @@ type Neighbour struct {
 // Config is what a worker is made of. All of it outlives the worker.
 type Config struct {
 	ID       int
+	Workers  int // that share the table and the external addresses
 	Table    *conntrack.Table
 	Ports    []Port // indexed by fib.PortID, at most MaxPorts
 	Memory   Memory
@@ -51,6 +52,10 @@ type Worker struct {
 	alloc    nat.Allocator
 	resolve  chan<- Neighbour
 	now      conntrack.Tick
+	keyed    keyed
+	idents   idents
+	limit    errorLimit
+	mtu      uint16 // that the packet at hand does not fit
 
 	in      fib.PortID // port of the burst at hand
 	frames  [Burst]xdp.Desc
@@ -58,8 +63,10 @@ type Worker struct {
 	lookup  conntrack.Lookup
 	index   [Burst]uint8 // lookup slot → frame of the burst
 	out     [MaxPorts]outQueue
-	dead    [Burst]xdp.Desc // frames dropped in this burst, freed together
+	wasted  [MaxPorts]uint64 // what each port had wasted when last asked
+	dead    [Burst]xdp.Desc  // frames dropped in this burst, freed together
 	nDead   int
+	pieces  [maxFragments - 1]xdp.Desc // of the packet at hand, but for the first
 	hold    hold
 
 	counters  Counters
@@ -74,6 +81,8 @@ func New(c Config) *Worker {
 		pointer: c.Snapshot, snapshot: c.Snapshot.Load(), resolve: c.Resolve,
 	}
 	w.alloc.Seed(c.Seed)
+	w.keyed = newKeyed(c.Seed)
+	w.idents = newIdents(w.keyed, c.ID, c.Workers)
 	w.adopt(w.snapshot)
 	return w
 }
@@ -141,6 +150,7 @@ func (w *Worker) end(seen int) {
 	for i := range w.ports {
 		w.transmit(fib.PortID(i))
 		w.ports[i].Flush()
+		w.countWasted(i)
 	}
 	if seen > 0 {
 		w.flows.Sweep(sweepPerStep, w.now)
@@ -198,7 +208,7 @@ func (w *Worker) transmit(i fib.PortID) {
 	if sent < q.n {
 		r := verdict.TransmitRingFull
 		c.RingFull += uint64(q.n - sent)
-		if iface := w.snapshot.Routes.Interface(i); iface == nil || !iface.Up {
+		if iface := w.snapshot.Routes.Interface(i); iface == nil || !iface.Up || !w.ports[i].Up() {
 			r = verdict.InterfaceDown
 		}
 		w.counters.Drops[r] += uint64(q.n - sent)
@@ -207,10 +217,29 @@ func (w *Worker) transmit(i fib.PortID) {
 	q.n = 0
 }
 
+// countWasted turns frames that port i took and could not send into drops.
+func (w *Worker) countWasted(i int) {
+	n := w.ports[i].Wasted()
+	if n != w.wasted[i] {
+		w.counters.Drops[verdict.TransmitFailed] += n - w.wasted[i]
+		w.counters.Ports[i].TxPackets -= n - w.wasted[i]
+		w.wasted[i] = n
+	}
+}
+
 // drop counts a frame under its reason and gives it back at the end of the
 // burst.
 func (w *Worker) drop(d xdp.Desc, r verdict.Reason) {
 	w.counters.Drops[r]++
+	if w.nDead == len(w.dead) {
+		w.free()
+	}
 	w.dead[w.nDead] = d
 	w.nDead++
+}
+
+// free gives the dropped frames back.
+func (w *Worker) free() {
+	w.memory.Free(w.dead[:w.nDead])
+	w.nDead = 0
 }

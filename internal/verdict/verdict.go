@@ -74,6 +74,8 @@ const (
 	InterfaceDown
 	TransmitRingFull
 	DirectedBroadcast
+	TransmitFailed
+	NoFreeFrame
 
 	// Count is the number of reasons, None included: the length of every
 	// array of counters.
@@ -138,10 +140,12 @@ var words = [Count]Words{
 	NeighbourUnresolved: {"neighbour-unresolved", "the next hop does not answer ARP"},
 	HoldFull:            {"hold-full", "too many packets already wait for this next hop's address"},
 	TTLExpired:          {"ttl-expired", "the packet's time to live ran out here"},
-	FragmentationNeeded: {"fragmentation-needed", "the packet does not fit the way out's MTU"},
+	FragmentationNeeded: {"fragmentation-needed", "the packet does not fit the way out's MTU and must not be fragmented (DF), or would make too many fragments"},
 	InterfaceDown:       {"interface-down", "the interface the packet leaves by is down"},
 	TransmitRingFull:    {"transmit-ring-full", "the transmit ring of the way out is full"},
 	DirectedBroadcast:   {"directed-broadcast", "the destination is the broadcast address of a connected network (RFC 2644)"},
+	TransmitFailed:      {"transmit-failed", "the kernel could not send the frame: the far end takes no more, the carrier is lost or the interface went away"},
+	NoFreeFrame:         {"no-free-frame", "no free frame was left for the fragments of a packet that does not fit the way out's MTU"},
 }
 
 // String returns the reason's kebab-case word.
