@@ -56,11 +56,6 @@ func (p *pinnedProgram) expect(what string, frame []byte, verdict uint32) {
 	})
 }
 
-// xdpMD is struct xdp_md, with which a test run says where a frame arrived.
-type xdpMD struct {
-	Data, End, Meta, IngressIfindex, RXQueue, EgressIfindex uint32
-}
-
 // TestSteeringQueues: a frame goes to the slot of its port and queue, and only
 // if the worker of that queue runs.
 func TestSteeringQueues(t *testing.T) {

@@ -16,12 +16,8 @@ import (
 	"sluice/internal/lab"
 )
 
-// Verdicts of an XDP program (include/uapi/linux/bpf.h).
-const (
-	verdictDrop     = 1
-	verdictPass     = 2
-	verdictRedirect = 4
-)
+// verdictRedirect is XDP_REDIRECT.
+const verdictRedirect = 4
 
 // Addresses and what NAT holds on them, in every steering test.
 var (
