@@ -137,3 +137,11 @@ func DecrementTTL(frame []byte, p *packet.Packet) {
 	h[ipTTL]--
 	p.TTL--
 }
+
+// RestoreTTL takes a DecrementTTL back.
+func RestoreTTL(frame []byte, p *packet.Packet) {
+	h := frame[p.L3:][:packet.IPv4MinLength]
+	delta(0x0100).store(h[ipChecksum:])
+	h[ipTTL]++
+	p.TTL++
+}

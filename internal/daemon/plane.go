@@ -133,7 +133,7 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 // from here on packets flow. The first snapshot must have been published.
 func (p *plane) start() error {
 	for _, t := range p.threads {
-		cfg := gateway.Config{ID: t.id, Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve}
+		cfg := gateway.Config{ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve}
 		rand.Read(cfg.Seed[:])
 		for _, port := range t.ports {
 			cfg.Ports = append(cfg.Ports, port)

@@ -19,14 +19,13 @@ func (w *Worker) frame(d xdp.Desc) []byte {
 // burst passes n frames that arrived on port in through all stages.
 func (w *Worker) burst(in fib.PortID, n int) {
 	w.in = in
-	w.nDead = 0
 	keys := w.parse(n)
 	w.flows.LookupBurst(&w.lookup, keys, w.now)
 	for k := range keys {
 		w.decide(k)
 	}
 	if w.nDead > 0 {
-		w.memory.Free(w.dead[:w.nDead])
+		w.free()
 	}
 }
 
@@ -94,20 +93,21 @@ func (w *Worker) refuse(d xdp.Desc, frame []byte, r verdict.Reason) {
 func (w *Worker) decide(k int) {
 	i := w.index[k]
 	d, p := w.frames[i], &w.packets[i]
-	if p.TTL <= 1 {
-		w.drop(d, verdict.TTLExpired) // RFC 1812 5.3.1
+	// RFC 1812 5.3.1: what is for the host itself may arrive with any TTL.
+	if p.TTL <= 1 && !w.snapshot.Routes.Local(p.Dst) {
+		w.reject(d, w.frame(d), p, w.in, verdict.TTLExpired)
 		return
 	}
 	flow, dir := w.lookup.Flow[k], w.lookup.Dir[k]
 	if flow == nil {
 		var r verdict.Reason
 		if flow, dir, r = w.miss(p, w.lookup.Keys[k]); r != verdict.None {
-			w.drop(d, r)
+			w.reject(d, w.frame(d), p, w.in, r)
 			return
 		}
 	}
 	if r := w.forward(d, w.frame(d), p, flow, dir); r != verdict.None {
-		w.drop(d, r)
+		w.reject(d, w.frame(d), p, w.in, r)
 	}
 }
 

@@ -26,10 +26,15 @@ type Counters struct {
 	Resolves   uint64 // neighbours asked for
 	Bursts     uint64
 	Packets    uint64
+
+	Errors        [ErrorKinds]uint64 // ICMP errors of our own, by kind
+	ErrorsLimited uint64             // those not sent for the limit's sake
+	Fragmented    uint64             // packets that left in fragments
+	Fragments     uint64             // the fragments that they became
 }
 
 // words is the number of 64-bit words in Counters.
-const words = int(verdict.Count) + MaxPorts*5 + 6
+const words = int(verdict.Count) + MaxPorts*5 + 9 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -53,7 +58,10 @@ func (p *published) store(c *Counters) {
 		put(q.TxBytes)
 		put(q.RingFull)
 	}
-	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets} {
+	for _, v := range c.Errors {
+		put(v)
+	}
+	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments} {
 		put(v)
 	}
 }
@@ -70,7 +78,10 @@ func (p *published) load() (c Counters) {
 	for j := range c.Ports {
 		c.Ports[j] = PortCounters{get(), get(), get(), get(), get()}
 	}
-	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets} {
+	for j := range c.Errors {
+		c.Errors[j] = get()
+	}
+	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments} {
 		*v = get()
 	}
 	return c

@@ -58,7 +58,7 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 	if d.Reason = s.lookup(d, in, p); d.Reason != verdict.None {
 		return
 	}
-	if p.Length() > int(d.Hop.MTU) {
+	if p.Length() > int(d.Hop.MTU) && p.Is(packet.FlagDontFragment) {
 		d.Reason = verdict.FragmentationNeeded
 		return
 	}

@@ -13,6 +13,9 @@ import (
 // queue. On a reason other than None the frame is still the
 // caller's and nothing was counted to the flow.
 func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
+	if p.TTL <= 1 {
+		return verdict.TTLExpired
+	}
 	s := w.snapshot
 	// A packet of the right five-tuple from the wrong side is not the flow's.
 	if !s.sameSide(w.in, flow, dir) {
@@ -29,8 +32,8 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 		}
 		flow.SetNextHop(dir, s.hopKey(id))
 	}
-	if p.Length() > int(hop.MTU) {
-		return verdict.FragmentationNeeded
+	if p.Length() > int(hop.MTU) && p.Is(packet.FlagDontFragment) {
+		return w.tooBig(hop.MTU)
 	}
 	src := p.Src
 	if r := w.ready(&hop, src); r != verdict.None {
@@ -136,17 +139,27 @@ func (w *Worker) ready(hop *fib.Hop, src uint32) verdict.Reason {
 	return verdict.None
 }
 
-// send queues a rewritten frame on its way out, or holds it until the neighbour
-// is known. src is the packet's source as it arrived, by which it was routed.
+// send queues a rewritten frame on its way out, in fragments where it is larger
+// than the MTU, or holds it until the neighbour is known. src is the packet's
+// source as it arrived, by which it was routed.
 func (w *Worker) send(d xdp.Desc, frame []byte, p *packet.Packet, src uint32, hop *fib.Hop) {
+	w.sendFrom(d, frame, p, src, w.in, hop)
+}
+
+// sendFrom is send for a packet that was routed as one that arrived on port in.
+func (w *Worker) sendFrom(d xdp.Desc, frame []byte, p *packet.Packet, src uint32, in fib.PortID, hop *fib.Hop) {
 	if hop.State != fib.Resolved {
-		w.hold.add(d, held{dst: p.Dst, src: src, in: w.in, port: hop.Port, gateway: hop.Gateway, since: w.now})
+		w.hold.add(d, held{dst: p.Dst, src: src, in: in, port: hop.Port, gateway: hop.Gateway, since: w.now})
 		w.counters.Held++
 		w.ask(hop)
 		return
 	}
 	copy(frame[0:6], hop.MAC[:])
 	copy(frame[6:12], hop.Source[:])
+	if p.Length() > int(hop.MTU) {
+		w.sendFragments(d, frame, p, src, hop.Port, hop.MTU)
+		return
+	}
 	w.queue(hop.Port, d)
 }
 

@@ -3,6 +3,7 @@ package gateway
 import (
 	"sluice/conntrack"
 	"sluice/internal/fib"
+	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/xdp"
 )
@@ -55,9 +56,8 @@ func (h *hold) add(d xdp.Desc, x held) {
 // retryHeld sends the frames whose neighbour is known by now, drops those that
 // waited too long, and keeps the rest in order.
 func (w *Worker) retryHeld() {
-	w.nDead = 0
-	kept := 0
-	for i := range w.hold.n {
+	kept, n := 0, w.hold.n
+	for i := range n {
 		x := &w.hold.waiting[i]
 		_, hop := w.snapshot.Routes.Lookup(x.dst, x.src, x.in, pathHash(x.src))
 		r, wait := w.retry(x, &hop)
@@ -67,11 +67,12 @@ func (w *Worker) retryHeld() {
 			continue
 		}
 		if r != verdict.None {
-			w.counters.Drops[r]++
-			w.memory.Free([]xdp.Desc{x.desc})
+			w.rejectHeld(x, r)
 		}
 	}
-	w.hold.n = kept
+	// Errors about those dropped may have joined the queue meanwhile.
+	w.hold.n = kept + copy(w.hold.waiting[kept:], w.hold.waiting[n:w.hold.n])
+	w.free()
 }
 
 // retry decides about one held frame: sent (None), dropped with a reason, or
@@ -90,6 +91,9 @@ func (w *Worker) retry(x *held, hop *fib.Hop) (r verdict.Reason, wait bool) {
 		frame := w.frame(x.desc)
 		copy(frame[0:6], hop.MAC[:])
 		copy(frame[6:12], hop.Source[:])
+		if len(frame)-packet.EthernetLength > int(hop.MTU) {
+			return w.sendOversize(x, frame, hop), false
+		}
 		w.queue(hop.Port, x.desc)
 		return verdict.None, false
 	case hop.State == fib.Failed || age >= holdTicks:

@@ -46,8 +46,8 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if r != verdict.None {
 		return r
 	}
-	if p.Length() > int(hop.MTU) {
-		return verdict.FragmentationNeeded
+	if p.Length() > int(hop.MTU) && p.Is(packet.FlagDontFragment) {
+		return w.tooBig(hop.MTU)
 	}
 	if r := w.ready(&hop, arrived); r != verdict.None {
 		return r
@@ -64,7 +64,7 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 // the ports.
 func (w *Worker) fragment(d xdp.Desc, frame []byte, p *packet.Packet) {
 	if r := w.forwardFragment(d, frame, p); r != verdict.None {
-		w.drop(d, r)
+		w.reject(d, frame, p, w.in, r)
 	}
 }
 
@@ -93,8 +93,8 @@ func (w *Worker) forwardFragment(d xdp.Desc, frame []byte, p *packet.Packet) ver
 	} else if r := w.fromOutside(p); r != verdict.None {
 		return r
 	}
-	if p.Length() > int(hop.MTU) {
-		return verdict.FragmentationNeeded
+	if p.Length() > int(hop.MTU) && p.Is(packet.FlagDontFragment) {
+		return w.tooBig(hop.MTU)
 	}
 	if r := w.ready(&hop, p.Src); r != verdict.None {
 		return r

@@ -17,6 +17,8 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 	var d Decision
 	w.snapshot.decide(&d, w.flows, w.in, p, key)
 	switch {
+	case d.Reason == verdict.FragmentationNeeded:
+		return nil, 0, w.tooBig(d.Hop.MTU)
 	case d.Reason != verdict.None:
 		return nil, 0, d.Reason
 	case d.Kind == conntrack.Masquerade:
