@@ -47,7 +47,8 @@ func benchFlows(b *testing.B, n int) (*Worker, []Tuple) {
 	keys := make([]Tuple, n)
 	for i := range keys {
 		keys[i] = benchTuple(i)
-		mustCreate(b, w, plain(keys[i]), 1)
+		f := mustCreate(b, w, plain(keys[i]), 1)
+		w.Update(f, Reply, &packet.Packet{Proto: packet.ProtoUDP})
 	}
 	rand.Shuffle(n, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
 	return w, keys

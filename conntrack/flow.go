@@ -60,6 +60,9 @@ const expiring Tick = 0
 // Tuple is the tuple of packets that arrive in direction d.
 func (f *Flow) Tuple(d Direction) Tuple { return f.tuple[d&1] }
 
+// is reports whether k is the tuple of direction d.
+func (f *Flow) is(d Direction, k *Tuple) bool { return *f.tuple[d&1].words() == *k.words() }
+
 // Translated is the tuple with which packets leave that arrived in direction d:
 // the reverse of what the answers to them arrive with.
 func (f *Flow) Translated(d Direction) Tuple { return f.tuple[d&1^1].Reverse() }
@@ -116,8 +119,8 @@ func (f *Flow) claimExpiry(seen Tick) bool {
 // record that a crash tore does not match its seal. 24 bits.
 func (f *Flow) sum() uint32 {
 	a, b := f.tuple[0].key(), f.tuple[1].key()
-	h := mix(a[0]^prime0, a[1]^prime1)
-	h = mix(h^b[0], b[1]^prime0)
+	h := mix(a.a^prime0, a.b^prime1)
+	h = mix(h^b.a, b.b^prime0)
 	h = mix(h^(uint64(f.mapping)|uint64(f.backend)<<32), prime1^(uint64(f.service)|uint64(f.in)<<16|uint64(f.out)<<24|uint64(f.created)<<32))
 	h = mix(h^(uint64(f.generation)|uint64(f.seal&0xff)<<32), golden)
 	return uint32(h >> 40)
