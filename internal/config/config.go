@@ -10,6 +10,10 @@ import (
 type Config struct {
 	Path string `yaml:"-"` // the file it came from
 
+	// Lines has the line of every key and list entry that the file has, by its
+	// path, such as masquerade.hairpin or interfaces[0].role: see Line.
+	Lines map[string]int `yaml:"-"`
+
 	Interfaces   []Interface   `yaml:"interfaces"`
 	Masquerade   Masquerade    `yaml:"masquerade"`
 	PortForwards []PortForward `yaml:"port-forwards"`
@@ -25,6 +29,10 @@ type Config struct {
 	CPUs         []int         `yaml:"cpus"` // empty: all allowed
 	Control      Control       `yaml:"control"`
 }
+
+// Line is the line that a key or list entry stands on, 0 where the file does not
+// have it and it is a default.
+func (c *Config) Line(key string) int { return c.Lines[key] }
 
 // Interface is one network interface that Sluice routes for.
 type Interface struct {

@@ -35,7 +35,7 @@ func Load(path string) (*Config, []Mistake) {
 func Parse(file string, text []byte) (*Config, []Mistake) {
 	d := &decoder{file: file, lines: map[string]int{}}
 	c := Default()
-	c.Path = file
+	c.Path, c.Lines = file, d.lines
 	if root := d.document(text); root != nil {
 		d.value(root, reflect.ValueOf(c).Elem(), "")
 	}
