@@ -37,7 +37,12 @@ type Daemon struct {
 	plane  *plane
 	mirror *route.Mirror
 	publisher
-	view view // what status shows of the control goroutine's state
+	view  view        // what status shows of the control goroutine's state
+	links []linkState // of the listed interfaces
+
+	// sockets is held for reading while status looks at the workers' sockets
+	// and their rings, and for writing while those are closed and opened.
+	sockets sync.RWMutex
 
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
@@ -139,6 +144,9 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 		return err
 	}
 	d.reserveHostPorts()
+	for _, nic := range d.plane.nics {
+		d.links = append(d.links, linkState{serving: nic.Ifindex})
+	}
 	d.refresh()
 	return d.plane.start()
 }
@@ -180,6 +188,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			}
 		case s := <-d.routesChanged:
 			d.routes = s
+			d.followLinks(time.Now())
 			if err := d.publish(); err != nil {
 				d.log.Error("routes changed, and could not be followed", "error", err)
 			}
@@ -187,7 +196,8 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			r.done <- d.reload("control socket")
 		case <-d.options.Reload:
 			d.reload("SIGHUP")
-		case <-tick.C:
+		case now := <-tick.C:
+			d.followLinks(now)
 			d.reserveHostPorts()
 			d.reuseDrained()
 			for _, t := range d.plane.threads {

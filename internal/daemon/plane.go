@@ -142,18 +142,11 @@ func (p *plane) start() error {
 		if err := t.start(); err != nil {
 			return err
 		}
-		for i, port := range t.ports {
-			for _, s := range port.Sockets() {
-				if !s.Receives() {
-					continue
-				}
-				if err := p.steering.SetSocket(i, s.Queue(), s.FD()); err != nil {
-					return err
-				}
-			}
-		}
 	}
 	for i := range p.nics {
+		if err := p.connect(i); err != nil {
+			return err
+		}
 		if err := p.steering.Attach(i); err != nil {
 			return err
 		}

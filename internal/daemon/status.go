@@ -32,6 +32,7 @@ type viewCopy struct {
 	externals  []externalCopy
 	timeouts   config.Timeouts
 	onFailure  config.Failure
+	problems   []control.Degradation // of listed interfaces that are there and cannot be used
 }
 
 type externalCopy struct {
@@ -46,6 +47,7 @@ func (d *Daemon) refresh() {
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
 		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
+		problems: d.linkProblems(),
 	}
 	for i := range d.config.Interfaces {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {
@@ -113,7 +115,7 @@ func (d *Daemon) Status() (s control.Status) {
 		d.interfaceStatus(&s, v)
 		d.steeringStatus(&s, v)
 	})
-	s.Degraded = degraded(&s)
+	s.Degraded = append(degraded(&s), v.problems...)
 	return s
 }
 
@@ -139,6 +141,8 @@ func (d *Daemon) workerStatus(s *control.Status) {
 }
 
 func (d *Daemon) interfaceStatus(s *control.Status, v viewCopy) {
+	d.sockets.RLock()
+	defer d.sockets.RUnlock()
 	for i, iface := range v.interfaces {
 		out := control.Interface{
 			Name: iface.Name, Role: string(v.roles[i]), Up: iface.Up, Driver: d.plane.nics[i].Driver,

@@ -37,11 +37,12 @@ type thread struct {
 
 	stop atomic.Bool
 	done chan struct{}
+	task atomic.Pointer[task]
 
 	busy   atomic.Int64 // ns spent on rounds that had packets
 	load   atomic.Int64 // share of the last sample's time that was busy, in parts per million
 	sample struct{ at, busy int64 }
-	frames [6]atomic.Int64
+	frames frameAccount
 }
 
 // start begins forwarding. It returns when the thread is pinned, or why it could
@@ -72,8 +73,12 @@ func tick(ns int64) conntrack.Tick { return conntrack.Tick(ns / nanosPerTick) }
 // that adapts to the traffic.
 func (t *thread) run() {
 	last := t.clock.Now()
+	accounted := last
 	worked := false
 	for !t.stop.Load() {
+		if k := t.task.Load(); k != nil {
+			t.perform(k)
+		}
 		ns := t.clock.Now()
 		// The kernel's side reads this word in the steering program
 		// (fresh); a plain aligned store would do, atomic says so to Go.
@@ -83,6 +88,10 @@ func (t *thread) run() {
 		}
 		last = ns
 		worked = t.worker.Step(tick(ns)) > 0
+		if ns-accounted >= int64(napTime) {
+			accounted = ns
+			t.account()
+		}
 		if !t.waiter.Idle(worked) {
 			continue
 		}
@@ -112,8 +121,36 @@ func (t *thread) running() bool {
 // account publishes where the frames are.
 func (t *thread) account() {
 	a := t.umem.Accounting()
-	for i, v := range []int{a.Free, a.Fill, a.RX, a.TX, a.Held, a.Total} {
-		t.frames[i].Store(int64(v))
+	t.frames.store([...]int{a.Free, a.Fill, a.RX, a.TX, a.Held, a.Total})
+}
+
+// frameAccount is where the frames of a worker are, all at one moment. The
+// worker stores, others load: a load that met a store is made again (a sequence
+// lock; Go's atomics are sequentially consistent, so the numbers cannot be read
+// from outside the two readings of the version).
+type frameAccount struct {
+	version atomic.Uint32 // odd while a store is under way
+	numbers [6]atomic.Int64
+}
+
+func (f *frameAccount) store(numbers [6]int) {
+	f.version.Add(1)
+	for i, n := range numbers {
+		f.numbers[i].Store(int64(n))
+	}
+	f.version.Add(1)
+}
+
+func (f *frameAccount) load() (numbers [6]int) {
+	for {
+		before := f.version.Load()
+		for i := range numbers {
+			numbers[i] = int(f.numbers[i].Load())
+		}
+		if before%2 == 0 && f.version.Load() == before {
+			return numbers
+		}
+		runtime.Gosched()
 	}
 }
 
@@ -138,8 +175,8 @@ func (t *thread) lastBeat() int64 { return int64(atomic.LoadUint64(t.beat)) }
 
 // frameStatus is where the frames were when the worker last published it.
 func (t *thread) frameStatus() control.Frames {
-	n := func(i int) int { return int(t.frames[i].Load()) }
-	return control.Frames{Free: n(0), Fill: n(1), RX: n(2), TX: n(3), Held: n(4), Total: n(5)}
+	n := t.frames.load()
+	return control.Frames{Free: n[0], Fill: n[1], RX: n[2], TX: n[3], Held: n[4], Total: n[5]}
 }
 
 // queueStatus describes the sockets of the thread on interface i.
