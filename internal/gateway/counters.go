@@ -18,6 +18,12 @@ type PortCounters struct {
 // copies; nobody else touches them.
 type Counters struct {
 	Drops [verdict.Count]uint64
+
+	// Packets for the kernel by the reason for which they would have been
+	// dropped: those it was given, and those that there was no room for,
+	// which are drops.
+	Punts, PuntsRefused [verdict.Count]uint64
+
 	Ports [MaxPorts]PortCounters
 
 	Completed  uint64 // partial transport checksums finished
@@ -34,7 +40,7 @@ type Counters struct {
 }
 
 // words is the number of 64-bit words in Counters.
-const words = int(verdict.Count) + MaxPorts*5 + 9 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 9 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -47,8 +53,10 @@ func (p *published) store(c *Counters) {
 		p[i].Store(v)
 		i++
 	}
-	for _, v := range c.Drops {
-		put(v)
+	for _, list := range []*[verdict.Count]uint64{&c.Drops, &c.Punts, &c.PuntsRefused} {
+		for _, v := range list {
+			put(v)
+		}
 	}
 	for j := range c.Ports {
 		q := &c.Ports[j]
@@ -72,8 +80,10 @@ func (p *published) load() (c Counters) {
 		i++
 		return p[i-1].Load()
 	}
-	for j := range c.Drops {
-		c.Drops[j] = get()
+	for _, list := range []*[verdict.Count]uint64{&c.Drops, &c.Punts, &c.PuntsRefused} {
+		for j := range list {
+			list[j] = get()
+		}
 	}
 	for j := range c.Ports {
 		c.Ports[j] = PortCounters{get(), get(), get(), get(), get()}

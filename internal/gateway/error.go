@@ -73,8 +73,12 @@ func (w *Worker) tooBig(mtu uint16) verdict.Reason {
 }
 
 // reject drops a packet that arrived on port in and is as it arrived, counts it
-// under its reason, and tells the sender if it should know.
+// under its reason, and tells the sender if it should know; but what is the
+// kernel's, the kernel gets.
 func (w *Worker) reject(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortID, r verdict.Reason) {
+	if w.punt(d, frame, p, in, r) {
+		return
+	}
 	if k := errorFor[r]; k == NoError || !w.answer(d, frame, p, in, k) {
 		w.drop(d, r)
 		return

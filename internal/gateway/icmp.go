@@ -12,7 +12,7 @@ import (
 // RFC 5508 REQ-6).
 func (w *Worker) icmpError(d xdp.Desc, frame []byte, p *packet.Packet) {
 	if r := w.translateError(d, frame, p); r != verdict.None {
-		w.drop(d, r)
+		w.reject(d, frame, p, w.in, r)
 	}
 }
 

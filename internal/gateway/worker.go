@@ -34,6 +34,9 @@ type Config struct {
 	// only lock that a worker ever meets, at most once a neighbour and tick.
 	Resolve chan<- Neighbour
 
+	// Punt takes what the kernel must have; nil drops it.
+	Punt Punter
+
 	// Seed makes the port search unpredictable (RFC 6056); random per worker.
 	Seed [32]byte
 }
@@ -51,6 +54,7 @@ type Worker struct {
 	adopted  atomic.Pointer[Snapshot]
 	alloc    nat.Allocator
 	resolve  chan<- Neighbour
+	punter   Punter
 	now      conntrack.Tick
 	keyed    keyed
 	idents   idents
@@ -64,10 +68,12 @@ type Worker struct {
 	index   [Burst]uint8 // lookup slot → frame of the burst
 	out     [MaxPorts]outQueue
 	wasted  [MaxPorts]uint64 // what each port had wasted when last asked
-	dead    [Burst]xdp.Desc  // frames dropped in this burst, freed together
+	dead    [Burst]xdp.Desc  // frames done with in this burst, freed together
 	nDead   int
 	pieces  [maxFragments - 1]xdp.Desc // of the packet at hand, but for the first
 	hold    hold
+
+	datagrams [datagramSlots]datagram
 
 	counters  Counters
 	published published
@@ -78,7 +84,7 @@ func New(c Config) *Worker {
 	w := &Worker{
 		id: c.ID, table: c.Table, flows: c.Table.Worker(c.ID),
 		ports: c.Ports, memory: c.Memory, bytes: c.Memory.Bytes(),
-		pointer: c.Snapshot, snapshot: c.Snapshot.Load(), resolve: c.Resolve,
+		pointer: c.Snapshot, snapshot: c.Snapshot.Load(), resolve: c.Resolve, punter: c.Punt,
 	}
 	w.alloc.Seed(c.Seed)
 	w.keyed = newKeyed(c.Seed)
@@ -231,6 +237,11 @@ func (w *Worker) countWasted(i int) {
 // burst.
 func (w *Worker) drop(d xdp.Desc, r verdict.Reason) {
 	w.counters.Drops[r]++
+	w.discard(d)
+}
+
+// discard gives a frame back at the end of the burst.
+func (w *Worker) discard(d xdp.Desc) {
 	if w.nDead == len(w.dead) {
 		w.free()
 	}
@@ -238,7 +249,7 @@ func (w *Worker) drop(d xdp.Desc, r verdict.Reason) {
 	w.nDead++
 }
 
-// free gives the dropped frames back.
+// free gives the discarded frames back.
 func (w *Worker) free() {
 	w.memory.Free(w.dead[:w.nDead])
 	w.nDead = 0
