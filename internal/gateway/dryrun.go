@@ -43,7 +43,7 @@ type FlowFound struct {
 // It may be called from the goroutine that owns flows; see conntrack.Table.Look.
 func (s *Snapshot) DryRun(flows *conntrack.Worker, in fib.PortID, p *packet.Packet, now conntrack.Tick) Outcome {
 	var o Outcome
-	if p.TTL <= 1 {
+	if p.TTL <= 1 && !s.Routes.Local(p.Dst) {
 		o.Reason = verdict.TTLExpired
 		return o
 	}
@@ -96,10 +96,14 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 
 // leaves decides on the way out, as forward does.
 func (s *Snapshot) leaves(o *Outcome, in fib.PortID, p *packet.Packet) {
+	if p.TTL <= 1 {
+		o.Reason = verdict.TTLExpired
+		return
+	}
 	_, o.Hop, o.Reason = s.onward(in, p.Src, o.To)
 	switch {
 	case o.Reason != verdict.None:
-	case p.Length() > int(o.Hop.MTU):
+	case p.Length() > int(o.Hop.MTU) && p.Is(packet.FlagDontFragment):
 		o.Reason = verdict.FragmentationNeeded
 	case o.Hop.State == fib.Failed:
 		o.Reason = verdict.NeighbourUnresolved

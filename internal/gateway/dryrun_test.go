@@ -97,7 +97,8 @@ func (x *foreteller) packet() {
 			dropped = verdict.Reason(reason)
 		}
 	}
-	waits := r.worker.Waiting() > waiting
+	// (An error about a dropped packet may wait, too.)
+	waits := dropped == verdict.None && r.worker.Waiting() > waiting
 	if dropped != o.Reason || waits != o.Waits {
 		x.fail("dropped as %v, waits: %v; foretold %+v", dropped, waits, o)
 	}
@@ -108,7 +109,7 @@ func (x *foreteller) packet() {
 // left compares the frame that left, if one should have.
 func (x *foreteller) left(o *Outcome) {
 	for port := range x.rig.ports {
-		sent := x.rig.ports[port].sent()
+		sent := x.rig.forwarded(fib.PortID(port))
 		if o.Reason != verdict.None || o.Waits || fib.PortID(port) != o.Hop.Port {
 			if len(sent) != 0 {
 				x.fail("%d frames left by port %d; foretold %+v", len(sent), port, o)

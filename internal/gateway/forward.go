@@ -13,13 +13,13 @@ import (
 // queue. On a reason other than None the frame is still the
 // caller's and nothing was counted to the flow.
 func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
-	if p.TTL <= 1 {
-		return verdict.TTLExpired
-	}
 	s := w.snapshot
 	// A packet of the right five-tuple from the wrong side is not the flow's.
 	if !s.sameSide(w.in, flow, dir) {
 		return verdict.SpoofedSource
+	}
+	if p.TTL <= 1 {
+		return verdict.TTLExpired // RFC 1812 5.3.1
 	}
 	id := fib.HopID(flow.NextHop(dir))
 	var hop fib.Hop

@@ -132,7 +132,7 @@ func TestDrops(t *testing.T) {
 		option rigOption
 	}{
 		{"RFC 1812 5.3.1: TTL 1", insidePort, from{src: client, dst: server, sport: 1, dport: 2, ttl: 1}.udp(t), verdict.TTLExpired, nil},
-		{"RFC 1191: larger than the MTU", insidePort, from{src: client, dst: server, sport: 1, dport: 2, payload: string(make([]byte, 1473))}.udp(t), verdict.FragmentationNeeded, nil},
+		{"RFC 1191: larger than the MTU", insidePort, from{src: client, dst: server, sport: 1, dport: 2, payload: string(make([]byte, 1473)), df: true}.udp(t), verdict.FragmentationNeeded, nil},
 		{"RFC 5382: a segment without a connection", insidePort, out.tcp(t, packet.TCPAck), verdict.TCPWithoutFlow, nil},
 		{"a reset without a connection", insidePort, out.tcp(t, packet.TCPRst), verdict.TCPWithoutFlow, nil},
 		{"an echo reply that nobody asked for", insidePort, out.echo(t, packet.ICMPEchoReply, 5), verdict.ReplyWithoutFlow, nil},
@@ -342,6 +342,7 @@ func TestFlowTableFull(t *testing.T) {
 		}
 		r.send(insidePort, from{src: client, dst: server, sport: 2000, dport: port}.udp(t))
 	}
+	r.ports[insidePort].sent() // the errors about what was refused
 	r.ports[outsidePort].sent()
 	r.send(insidePort, from{src: client2, dst: server, sport: 3000, dport: 53}.udp(t))
 	r.none(verdict.FlowTableFull)

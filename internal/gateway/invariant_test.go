@@ -3,6 +3,7 @@ package gateway
 import (
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -14,15 +15,31 @@ import (
 	"sluice/nat"
 )
 
+// hidden reports whether policy hides addr from dst.
+func hidden(addr, dst uint32) bool {
+	inside := netip.MustParsePrefix("10.0.0.0/24").Contains(fib.Addr(addr))
+	return inside && !netip.MustParsePrefix("10.9.0.0/16").Contains(fib.Addr(dst))
+}
+
 // leak reports whether a frame that left outside shows a source that policy
-// hides. It is the invariant, said as slowly as it can be said.
+// hides, or quotes an address that it does, and whether an error of the
+// gateway's own has another source than the external address. It is the
+// invariant, said as slowly as it can be said.
 func leak(t *rapid.T, frame []byte) bool {
-	var p packet.Packet
+	var p, quoted packet.Packet
 	if r := packet.Parse(frame, &p); r != verdict.None {
 		t.Fatalf("a frame that left is %v: %x", r, frame)
 	}
-	inside := netip.MustParsePrefix("10.0.0.0/24").Contains(fib.Addr(p.Src))
-	return inside && !netip.MustParsePrefix("10.9.0.0/16").Contains(fib.Addr(p.Dst))
+	if hidden(p.Src, p.Dst) {
+		return true
+	}
+	if !p.Is(packet.FlagICMPError) {
+		return false
+	}
+	if r := packet.ParseQuoted(frame[p.L4+packet.ICMPLength:p.End], &quoted); r != verdict.None {
+		t.Fatalf("an error that left quotes a packet that is %v: %x", r, frame)
+	}
+	return hidden(quoted.Src, p.Dst) || hidden(quoted.Dst, p.Dst) || ownError(frame) && p.Src != external
 }
 
 // TestNothingLeaks drives the pipeline with random packets from both sides,
@@ -37,7 +54,7 @@ func TestNothingLeaks(t *testing.T) {
 		outsideUp, plain := true, r.pointer.Load().Policy
 		off := nat.NewPolicy(nat.PolicyConfig{Enabled: true, Sources: anyPolicyLines})
 		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 9).Draw(rt, "event") {
+			switch rapid.IntRange(0, 10).Draw(rt, "event") {
 			case 0:
 				outsideUp = !outsideUp
 				r.interfaces(outsideUp)
@@ -52,6 +69,10 @@ func TestNothingLeaks(t *testing.T) {
 						s.Policy = plain
 					}
 				})
+			case 4:
+				r.mtu = rapid.SampledFrom([]uint16{68, 576, 1500}).Draw(rt, "mtu")
+				r.interfaces(outsideUp)
+				r.reroute()
 			case 3:
 				r.ports[outsidePort].room = rapid.IntRange(-1, 2).Draw(rt, "room")
 			default:
@@ -59,7 +80,8 @@ func TestNothingLeaks(t *testing.T) {
 				f := from{
 					src: rapid.SampledFrom(addresses).Draw(rt, "src"), dst: rapid.SampledFrom(addresses).Draw(rt, "dst"),
 					sport: uint16(rapid.IntRange(0, 3).Draw(rt, "sport")), dport: uint16(rapid.IntRange(0, 3).Draw(rt, "dport")),
-					ttl: uint8(rapid.IntRange(1, 3).Draw(rt, "ttl")), payload: "payload",
+					ttl: uint8(rapid.IntRange(1, 3).Draw(rt, "ttl")), df: rapid.Bool().Draw(rt, "df"),
+					payload: strings.Repeat("x", rapid.SampledFrom([]int{0, 7, 600, 1600}).Draw(rt, "length")),
 				}
 				frame := anyFrame(rt, t, f)
 				in++
@@ -77,8 +99,13 @@ func TestNothingLeaks(t *testing.T) {
 		for _, n := range r.worker.counters.Drops {
 			dropped += n
 		}
-		if waiting := r.worker.Waiting(); in != out+int(dropped)+waiting {
-			rt.Fatalf("%d frames in, %d out, %d dropped, %d waiting", in, out, dropped, waiting)
+		c := &r.worker.counters
+		made := int(c.Fragments - c.Fragmented)
+		for _, n := range c.Errors {
+			made += int(n)
+		}
+		if waiting := r.worker.Waiting(); in+made != out+int(dropped)+waiting {
+			rt.Fatalf("%d frames in, %d made, %d out, %d dropped, %d waiting", in, made, out, dropped, waiting)
 		}
 	})
 }
