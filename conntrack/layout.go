@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// The memory, in order, each part aligned to a cache line:
+// The memory, in order, each part aligned to two cache lines:
 //
 //	header    512 bytes: what is needed to read the rest, see header.go
 //	buckets   64 bytes each, 3/4 as many as flows, rounded up to a prime
@@ -19,6 +19,7 @@ import (
 
 const (
 	cacheLine = 64
+	linePair  = 128     // what processors fetch together: a flow is one such pair
 	maxFlows  = 1 << 30 // ids have 32 bits, and so have counts of buckets
 )
 
@@ -77,7 +78,7 @@ func (c *Config) shape() shape {
 	s.buckets = primeFrom(max(s.flows-s.flows/4, 2*maxChain))
 	at := unsafe.Sizeof(header{})
 	part := func(size uintptr, n int) uintptr {
-		start := (at + cacheLine - 1) &^ (cacheLine - 1)
+		start := (at + linePair - 1) &^ (linePair - 1)
 		at = start + size*uintptr(n)
 		return start
 	}
