@@ -29,6 +29,7 @@ type Status struct {
 	Sources       Usage         `json:"sources"`
 	Timeouts      Timeouts      `json:"timeouts_seconds"`
 	Steering      Steering      `json:"steering"`
+	Punts         Punts         `json:"punts"`
 	Unsupported   []string      `json:"unsupported"` // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`   // nft, iptables and tc rules that steered packets bypass, in words
 }
@@ -203,6 +204,23 @@ type Steering struct {
 	Counters  []Counter `json:"counters"`   // one per decision of the program
 }
 
+// Punts are the packets that reached a worker and are the kernel's, for the
+// gateway's own host or by an interface that is not listed.
+type Punts struct {
+	Problem        string `json:"problem"` // why they are dropped, or some of them; "" where all is well
+	LimitPerSecond int    `json:"limit_per_second"`
+	Reasons        []Punt `json:"reasons"` // those that occurred
+}
+
+// Punt counts packets for the kernel by the reason for which they are dropped
+// where the kernel does not get them. Refused and Failed are among the drops.
+type Punt struct {
+	Reason  string `json:"reason"`
+	Passed  uint64 `json:"passed"`  // the kernel has them
+	Refused uint64 `json:"refused"` // beyond the limit, or longer than the kernel takes
+	Failed  uint64 `json:"failed"`  // the kernel did not take them: the interface went away
+}
+
 // Counter is a named count of packets.
 type Counter struct {
 	Name    string `json:"name"`
@@ -222,6 +240,7 @@ func (s *Status) fill() {
 	list(&s.Masquerade.Exclusions)
 	list(&s.Masquerade.Addresses)
 	list(&s.Steering.Counters)
+	list(&s.Punts.Reasons)
 	for i := range s.Interfaces {
 		list(&s.Interfaces[i].Addresses)
 		list(&s.Interfaces[i].Notes)

@@ -166,6 +166,10 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
 	running.Go(func() { failed <- server.Serve(ctx, listener) })
 	running.Go(func() { d.resolveNeighbours(ctx) })
+	running.Go(func() { d.plane.punts.run(ctx) })
+	if p := d.plane.punts.problem; p != "" {
+		d.log.Warn("what a worker gets and the host owns is dropped", "reason", p)
+	}
 	d.log.Info("forwarding", "interfaces", len(d.plane.nics), "workers", len(d.plane.threads), "control", listener.Addr())
 	if err := notify("READY=1\nSTATUS=forwarding"); err != nil {
 		d.log.Warn(err.Error())

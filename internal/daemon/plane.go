@@ -24,6 +24,7 @@ type plane struct {
 	table    *conntrack.Table
 	threads  []*thread
 	resolve  chan gateway.Neighbour
+	punts    *punts
 	pointer  atomic.Pointer[gateway.Snapshot]
 }
 
@@ -70,6 +71,7 @@ func buildPlane(c *config.Config) (_ *plane, err error) {
 	if err := p.loadSteering(c, len(plans)); err != nil {
 		return nil, err
 	}
+	p.punts = newPunts(c, len(plans), &p.pointer)
 	return p, p.makeThreads(c, plans, cpus)
 }
 
@@ -133,7 +135,7 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 // from here on packets flow. The first snapshot must have been published.
 func (p *plane) start() error {
 	for _, t := range p.threads {
-		cfg := gateway.Config{ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve}
+		cfg := gateway.Config{ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve, Punt: p.punts.ring(t.id)}
 		rand.Read(cfg.Seed[:])
 		for _, port := range t.ports {
 			cfg.Ports = append(cfg.Ports, port)
@@ -198,6 +200,9 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 	}
 	for _, t := range p.threads {
 		errs = append(errs, t.close())
+	}
+	if p.punts != nil {
+		errs = append(errs, p.punts.close())
 	}
 	if p.memory != nil {
 		errs = append(errs, p.memory.Close())

@@ -114,6 +114,7 @@ func (d *Daemon) Status() (s control.Status) {
 		d.workerStatus(&s)
 		d.interfaceStatus(&s, v)
 		d.steeringStatus(&s, v)
+		d.puntStatus(&s)
 	})
 	s.Degraded = append(degraded(&s), v.problems...)
 	return s
@@ -176,6 +177,9 @@ func (d *Daemon) Drops() control.Drops {
 			for r, n := range c.Drops {
 				sum[r] += n
 			}
+		}
+		for r := range sum {
+			sum[r] += d.plane.punts.failed[r].Load()
 		}
 	})
 	out := control.Drops{At: time.Now()}
