@@ -34,8 +34,8 @@ type Remains struct {
 
 // pending is a flow that was found good by itself and waits for its buckets.
 type pending struct {
-	id             uint32
-	original, back uint64 // hashes of its tuples
+	id, mapping           uint32
+	original, back, third uint64 // hashes of its tuples and of its mapping's key
 }
 
 // Adopt looks at the table that another process left in the first found bytes of
@@ -72,12 +72,7 @@ func (r *Remains) Table() *Table { return r.table }
 // It may be called once. The table may be used when it returns.
 func (r *Remains) Rebuild(now Tick) Report {
 	t := r.table
-	r.now, r.limits = now, t.limits.Load()
-	r.counting = t.workers[len(t.workers)-1]
-	atomic.StoreUint64(&t.header.clean, 0)
-	atomic.AddUint64(&t.header.generation, 1)
-	r.reset()
-	r.flows = freeList{link: t.flowPool.link}
+	r.begin(now)
 	for id := 1; id < len(t.flows); id++ {
 		r.look(uint32(id))
 	}
@@ -93,9 +88,14 @@ func (r *Remains) Rebuild(now Tick) Report {
 	return r.report
 }
 
-// reset forgets everything that is made again.
-func (r *Remains) reset() {
+// begin forgets everything that is made again.
+func (r *Remains) begin(now Tick) {
 	t := r.table
+	r.now, r.limits = now, t.limits.Load()
+	r.counting = t.workers[len(t.workers)-1]
+	r.flows = freeList{link: t.flowPool.link}
+	atomic.StoreUint64(&t.header.clean, 0)
+	atomic.AddUint64(&t.header.generation, 1)
 	clear(asBytes(t.buckets))
 	for i := range t.mappings {
 		t.mappings[i].refs.Store(0)
@@ -134,7 +134,10 @@ func (r *Remains) look(id uint32) {
 	t := r.table
 	p := &r.batch[r.nBatch]
 	p.id, p.original, p.back = id, t.seed.hash(f.tuple[Original].key()), t.seed.hash(f.tuple[Reply].key())
-	r.touched += t.buckets[reduce(p.original, t.nBuckets)].overflow.Load() + t.buckets[reduce(p.back, t.nBuckets)].overflow.Load()
+	p.mapping, p.third = 0, p.back
+	if int64(f.mapping) < int64(len(t.mappings)) && f.mapping != 0 {
+		p.mapping, p.third = f.mapping, t.seed.hash(f.mappingKey())
+	}
 	if r.nBatch++; r.nBatch == len(r.batch) {
 		r.insertBatch()
 	}
@@ -185,6 +188,7 @@ func (s State) of(proto uint8) bool {
 
 // insertBatch indexes the flows of the batch and gives them their mappings back.
 func (r *Remains) insertBatch() {
+	r.touch()
 	for i := range r.batch[:r.nBatch] {
 		p := &r.batch[i]
 		if why := r.insert(p); why != stays {
@@ -194,6 +198,21 @@ func (r *Remains) insertBatch() {
 		}
 	}
 	r.nBatch = 0
+}
+
+// touch asks for the memory that the batch needs, see LookupBurst: a loop of its
+// own, in which nothing depends on what was loaded.
+func (r *Remains) touch() {
+	t := r.table
+	var sum uint64
+	for i := range r.batch[:r.nBatch] {
+		p := &r.batch[i]
+		sum += t.buckets[reduce(p.original, t.nBuckets)].overflow.Load()
+		sum += t.buckets[reduce(p.back, t.nBuckets)].overflow.Load()
+		sum += t.buckets[reduce(p.third, t.nBuckets)].overflow.Load()
+		sum += uint64(t.mappings[p.mapping].refs.Load())
+	}
+	r.touched = sum
 }
 
 func (r *Remains) insert(p *pending) Loss {
@@ -207,7 +226,7 @@ func (r *Remains) insert(p *pending) Loss {
 		why = r.enter(f.tuple[Reply].key(), p.back, kindReply|uint64(p.id))
 	}
 	if why == stays {
-		why = r.restoreMapping(f)
+		why = r.restoreMapping(f, p.third)
 	}
 	if why != stays {
 		t.remove(p.original, tag(p.original)|slotLive|kindOriginal|uint64(p.id))

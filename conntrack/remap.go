@@ -4,8 +4,8 @@ import "sluice/internal/verdict"
 
 // restoreMapping gives an indexed flow the mapping that it refers to, which for
 // the first of its flows is made again. Nothing has changed where it returns
-// other than stays.
-func (r *Remains) restoreMapping(f *Flow) Loss {
+// other than stays. h is the hash of the mapping's key.
+func (r *Remains) restoreMapping(f *Flow, h uint64) Loss {
 	t := r.table
 	switch {
 	case f.mapping == 0:
@@ -21,7 +21,7 @@ func (r *Remains) restoreMapping(f *Flow) Loss {
 			return LostDuplicate
 		}
 		m.refs.Store(n + 1)
-	} else if why := r.remap(m, f); why != stays {
+	} else if why := r.remap(m, f, h); why != stays {
 		return why
 	}
 	if m.source != 0 {
@@ -44,26 +44,29 @@ func (m *Mapping) translates(f *Flow) bool {
 		m.external == a.Dst && m.externalPort == a.DstPort
 }
 
+// mappingKey is the key of the mapping that f's source is translated by.
+func (f *Flow) mappingKey() key {
+	o := &f.tuple[Original]
+	return mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, f.tuple[Reply].Dst)
+}
+
 // remap makes a mapping again for the first of its flows. What identifies it is
 // the flow's, whose seal vouches for it; the record keeps its history and its
 // source where it says the same.
-func (r *Remains) remap(m *Mapping, f *Flow) Loss {
-	t := r.table
+func (r *Remains) remap(m *Mapping, f *Flow, h uint64) Loss {
 	o, a, id := &f.tuple[Original], &f.tuple[Reply], f.mapping
 	space, ok := portSpace(o.Proto)
 	if !ok {
 		return LostImplausible
 	}
-	x := t.External(a.Dst)
+	x := r.table.External(a.Dst)
 	if x == nil {
 		return LostAddress
 	}
-	k := mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, a.Dst)
-	h := t.seed.hash(k)
 	if !x.restore(space, a.DstPort, id) {
 		return LostDuplicate
 	}
-	if why := r.enter(k, h, kindMapping|uint64(id)); why != stays {
+	if why := r.enter(f.mappingKey(), h, kindMapping|uint64(id)); why != stays {
 		x.free(space, a.DstPort, id)
 		return why
 	}
