@@ -42,6 +42,9 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	w.flows.Update(flow, dir, p)
 	flow.Touch(dir, p.Length(), w.now)
 	nat.Rewrite(frame, p, flow.Translated(dir))
+	if src != p.Src && divisible(p) {
+		w.identify(frame, p)
+	}
 	nat.DecrementTTL(frame, p)
 	d.Len = uint32(p.End)
 	w.send(d, frame, p, src, &hop)
@@ -157,7 +160,7 @@ func (w *Worker) sendFrom(d xdp.Desc, frame []byte, p *packet.Packet, src uint32
 	copy(frame[0:6], hop.MAC[:])
 	copy(frame[6:12], hop.Source[:])
 	if p.Length() > int(hop.MTU) {
-		w.sendFragments(d, frame, p, src, hop.Port, hop.MTU)
+		w.sendFragments(d, frame, p, hop.Port, hop.MTU)
 		return
 	}
 	w.queue(hop.Port, d)

@@ -14,8 +14,8 @@ const maxFragments = 32
 // sendFragments sends a packet without DF that is larger than mtu, ready to
 // leave but for that: RFC 1812 4.2.2.7. The first fragment stays in the
 // packet's own frame, the others get free ones, and all leave in order (RFC
-// 4787 REQ-13a). src is the packet's source as it arrived.
-func (w *Worker) sendFragments(d xdp.Desc, frame []byte, p *packet.Packet, src uint32, out fib.PortID, mtu uint16) {
+// 4787 REQ-13a). They share the packet's identification: see identify.
+func (w *Worker) sendFragments(d xdp.Desc, frame []byte, p *packet.Packet, out fib.PortID, mtu uint16) {
 	cut, ok := packet.NewCut(frame, p, int(mtu))
 	if !ok || cut.Count > maxFragments {
 		w.drop(d, verdict.FragmentationNeeded)
@@ -26,11 +26,6 @@ func (w *Worker) sendFragments(d xdp.Desc, frame []byte, p *packet.Packet, src u
 		w.memory.Free(later[:n])
 		w.drop(d, verdict.NoFreeFrame)
 		return
-	}
-	// Fragments of one packet that went different ways keep the identification
-	// that they share; only a packet that is whole may get another.
-	if src != p.Src && !p.Is(packet.FlagFragment) {
-		cut.ID = w.idents.next(p.Src, p.Dst, p.Proto)
 	}
 	for i := range later {
 		later[i].Len = uint32(packet.EthernetLength) + uint32(mtu) // room; Later says how much of it is used
@@ -55,6 +50,6 @@ func (w *Worker) sendOversize(x *held, frame []byte, hop *fib.Hop) verdict.Reaso
 	if p.Is(packet.FlagDontFragment) {
 		return w.tooBig(hop.MTU)
 	}
-	w.sendFragments(x.desc, frame, &p, x.src, hop.Port, hop.MTU)
+	w.sendFragments(x.desc, frame, &p, hop.Port, hop.MTU)
 	return verdict.None
 }

@@ -53,6 +53,9 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 		return r
 	}
 	nat.RewriteError(frame, p, &quoted, flow.Tuple(dir.Opposite()), src, after.Dst)
+	if src != arrived && divisible(p) {
+		w.identify(frame, p)
+	}
 	nat.DecrementTTL(frame, p)
 	d.Len = uint32(p.End)
 	w.send(d, frame, p, arrived, &hop)

@@ -3,6 +3,8 @@ package gateway
 import (
 	"math/bits"
 	"math/rand/v2"
+
+	"sluice/internal/packet"
 )
 
 // keyed is a hash function that nobody outside can compute. It is no
@@ -21,28 +23,26 @@ func newKeyed(seed [32]byte) keyed {
 // sum hashes two words by folded multiplication (as wyhash does).
 func (k keyed) sum(a, b uint64) uint64 {
 	hi, lo := bits.Mul64(a^k[0], b^k[1])
-	hi, lo = bits.Mul64(hi^lo^k[0], 0x9e3779b97f4a7c15)
 	return hi ^ lo
 }
 
 // identSlots is the number of counters that identifications come from.
 const identSlots = 256
 
-// idents gives IPv4 identifications to the packets that leave in fragments, and
-// to those made here. RFC 6864 4.3 wants them not to repeat, for as long as
-// fragments may be on their way, among the packets of one source, destination
-// and protocol; a NAT cannot keep those of the hosts behind it, since many of
-// them become one source. As in RFC 7739 5.4, a keyed hash of the three gives the
-// place to start, and a counter that few others share the distance from it. Each
-// worker has its own residue class, so that two of them never meet.
+// idents gives IPv4 identifications to the packets that leave with an address of
+// the gateway's. RFC 6864 wants them not to repeat, for as long as fragments
+// may be on their way, among the packets of one source, destination and
+// protocol. As in the hash-based algorithm of RFC 7739, a keyed hash of the three
+// gives the place to start, and a counter that few others share the distance from
+// it. The low bits are the worker's, so that two of them never meet.
 type idents struct {
 	keyed
-	worker, workers uint32
-	count           [identSlots]uint32
+	worker, shift uint32
+	count         [identSlots]uint32
 }
 
 func newIdents(k keyed, worker, workers int) idents {
-	return idents{keyed: k, worker: uint32(worker), workers: uint32(max(workers, worker+1))}
+	return idents{keyed: k, worker: uint32(worker), shift: uint32(bits.Len(uint(max(workers-1, worker))))}
 }
 
 // next returns the next identification for a packet.
@@ -50,6 +50,23 @@ func (x *idents) next(src, dst uint32, proto uint8) uint16 {
 	h := x.sum(uint64(src)<<32|uint64(dst), uint64(proto))
 	n := &x.count[h%identSlots]
 	*n++
-	span := (1 << 16) / x.workers
-	return uint16((uint32(h>>32)+*n)%span*x.workers + x.worker)
+	return uint16((uint32(h>>32)+*n)<<(x.shift&31) | x.worker)
+}
+
+// leastMTU is what every network carries in one piece (RFC 791 section 3.2).
+const leastMTU = 68
+
+// divisible reports whether somebody, here or further on, may divide the packet
+// into fragments. A fragment itself keeps the identification that it shares with the
+// rest of its packet.
+func divisible(p *packet.Packet) bool {
+	return p.Length() > leastMTU && !p.Is(packet.FlagDontFragment|packet.FlagFragment)
+}
+
+// identify gives a packet that got another source an identification that is
+// that source's: the hosts behind a NAT do not know of each other, and if two
+// used the same one at the same time, the receiver would put fragments of both
+// together (RFC 6864).
+func (w *Worker) identify(frame []byte, p *packet.Packet) {
+	packet.SetID(frame, p, w.idents.next(p.Src, p.Dst, p.Proto))
 }

@@ -11,8 +11,7 @@ const (
 // Cut is how a packet is divided into fragments (RFC 791 section 3.2). A packet
 // that is a fragment already is divided further by the same rules.
 type Cut struct {
-	Count int    // of fragments, at least 2
-	ID    uint16 // what they share: the packet's own, unless the caller changes it
+	Count int // of fragments, at least 2
 
 	first   int // bytes of payload in the first fragment, a multiple of 8
 	middle  int // in each one between the first and the last, likewise
@@ -26,7 +25,7 @@ type Cut struct {
 // have DF set, is divided so that no fragment is. It fails where mtu has no room
 // for a header and 8 bytes.
 func NewCut(frame []byte, p *Packet, mtu int) (c Cut, ok bool) {
-	c.ID, c.total = p.ID, int(p.End-p.L4)
+	c.total = int(p.End - p.L4)
 	c.more = be16(frame[p.L3+fragmentOffset:])&moreFragments != 0
 	c.copyOptions(frame[p.L3+IPv4MinLength : p.L4])
 	room := mtu - IPv4MinLength - c.length // of every fragment but the first
@@ -75,7 +74,7 @@ func (c *Cut) Later(i int, dst, frame []byte, p *Packet) int {
 	copy(h[IPv4MinLength:], c.options[:c.length])
 	copy(h[header:], frame[int(p.L4)+from:][:n])
 	h[0] = 0x40 | byte(header/4)
-	c.finish(h[:header], header+n, int(p.FragOff)+from, more)
+	finish(h[:header], header+n, int(p.FragOff)+from, more)
 	return EthernetLength + header + n
 }
 
@@ -83,19 +82,26 @@ func (c *Cut) Later(i int, dst, frame []byte, p *Packet) int {
 // length of the frame. It comes last: the payload of the others is cut off.
 func (c *Cut) First(frame []byte, p *Packet) int {
 	p.End = p.L4 + uint16(c.first)
-	c.finish(frame[p.L3:p.L4], p.Length(), int(p.FragOff), true)
+	finish(frame[p.L3:p.L4], p.Length(), int(p.FragOff), true)
 	return int(p.End)
 }
 
 // finish writes what differs between fragments into the header h.
-func (c *Cut) finish(h []byte, length, offset int, more bool) {
+func finish(h []byte, length, offset int, more bool) {
 	field := uint16(offset >> 3)
 	if more {
 		field |= moreFragments
 	}
 	binary.BigEndian.PutUint16(h[2:], uint16(length))
-	binary.BigEndian.PutUint16(h[4:], c.ID)
 	binary.BigEndian.PutUint16(h[fragmentOffset:], field)
 	binary.BigEndian.PutUint16(h[10:], 0)
 	binary.BigEndian.PutUint16(h[10:], Checksum(h))
+}
+
+// SetID changes the packet's identification and its header checksum.
+func SetID(frame []byte, p *Packet, id uint16) {
+	h := frame[p.L3:][:IPv4MinLength]
+	binary.BigEndian.PutUint16(h[10:], Update16(be16(h[10:]), p.ID, id))
+	binary.BigEndian.PutUint16(h[4:], id)
+	p.ID = id
 }
