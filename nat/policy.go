@@ -202,3 +202,12 @@ func (p *Policy) Decide(src, dst uint32) Decision {
 func (p *Policy) InSources(addr uint32) bool {
 	return p.sources.table.Contains(address(addr))
 }
+
+// IPMasq lists the destinations that the ip-masq-agent file excludes, link-local
+// among them where it does, in the order of their addresses.
+func (p *Policy) IPMasq() (list []netip.Prefix) {
+	for prefix := range p.ipMasq.table.AllSorted() {
+		list = append(list, prefix)
+	}
+	return list
+}

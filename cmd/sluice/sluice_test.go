@@ -37,6 +37,8 @@ type fake struct {
 	drops  func() control.Drops
 	reload func() (control.ReloadResult, error)
 	asked  atomic.Pointer[control.Filter]
+
+	explain func(control.Question) (control.Explanation, error)
 }
 
 // change sets answers anew while the server may be asked.
@@ -77,6 +79,8 @@ func (g *fake) Drops() control.Drops {
 	defer g.mu.Unlock()
 	return g.drops()
 }
+
+func (g *fake) Explain(q control.Question) (control.Explanation, error) { return g.explain(q) }
 
 func (g *fake) Reload(context.Context) (control.ReloadResult, error) {
 	g.mu.Lock()
@@ -204,12 +208,12 @@ func TestHelp(t *testing.T) {
 	if code != exitFine {
 		t.Errorf("exit %d", code)
 	}
-	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "drops", "config", "lab", "version", "completion"} {
+	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "explain", "drops", "config", "lab", "version", "completion"} {
 		if !strings.Contains(out, "\n  "+name+" ") {
 			t.Errorf("%s is not in the help", name)
 		}
 	}
-	for _, name := range []string{"explain", "trace", "capture", "services", "backend", "nat ", "top "} {
+	for _, name := range []string{"trace", "capture", "services", "backend", "nat ", "top "} {
 		if strings.Contains(out, "\n  "+name) {
 			t.Errorf("%s is in the help and not in this version", name)
 		}

@@ -32,7 +32,11 @@ var mayImport = map[string][]string{
 	"internal/config":  {},
 	"internal/control": {},
 
+	"internal/explain": {
+		"internal/gateway", "internal/control", "internal/config", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+	},
 	"internal/daemon": {
+		"internal/explain",
 		"internal/gateway", "internal/route", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},

@@ -55,6 +55,11 @@ func (c *Client) CountFlows(ctx context.Context, filter Filter) (n FlowCount, er
 	return n, c.get(ctx, "/v1/flows/count", filter.Values(), &n)
 }
 
+// Explain asks what becomes of a packet.
+func (c *Client) Explain(ctx context.Context, q Question) (e Explanation, err error) {
+	return e, c.get(ctx, "/v1/explain", q.Values(), &e)
+}
+
 // Reload makes the daemon read its configuration again. A refusal is a *Refusal.
 func (c *Client) Reload(ctx context.Context) (r ReloadResult, err error) {
 	resp, err := c.do(ctx, http.MethodPost, "/v1/reload", nil)

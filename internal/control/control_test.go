@@ -71,6 +71,13 @@ func (g *scripted) Drops() Drops {
 	return Drops{Reasons: []Drop{{"ports-exhausted", 7, "no port is free"}}}
 }
 
+func (g *scripted) Explain(q Question) (Explanation, error) {
+	if q.In == "nowhere" {
+		return Explanation{}, errors.New("in: nowhere is not an interface")
+	}
+	return Explanation{Verdict: "forward", Protocol: q.Proto, In: q.In, Original: Tuple{Src: q.Src.Addr(), Sport: q.Src.Port()}}, nil
+}
+
 func (g *scripted) Reload(context.Context) (ReloadResult, error) { return g.reload() }
 
 // serve starts a server for g and returns a client of it.

@@ -22,6 +22,10 @@ type Gateway interface {
 	// order of their list.
 	Drops() Drops
 
+	// Explain says what becomes of a packet, and why. It changes nothing. An
+	// error is about the question.
+	Explain(Question) (Explanation, error)
+
 	// Reload reads the configuration again and returns when every worker uses
 	// it. An error changes nothing; a *Refusal carries the mistakes.
 	Reload(ctx context.Context) (ReloadResult, error)

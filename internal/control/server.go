@@ -36,6 +36,7 @@ func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 	mux.HandleFunc("GET /v1/flows", s.getFlows)
 	mux.HandleFunc("GET /v1/flows/count", s.getFlowCount)
 	mux.HandleFunc("GET /v1/drops", s.getDrops)
+	mux.HandleFunc("GET /v1/explain", s.getExplain)
 	mux.HandleFunc("POST /v1/reload", s.writer(s.postReload))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such endpoint: %s; this daemon is %s, is the client of the same version?", r.URL.Path, version.Version))
@@ -123,6 +124,22 @@ func (s *Server) getDrops(w http.ResponseWriter, _ *http.Request) {
 	drops := s.gateway.Drops()
 	list(&drops.Reasons)
 	s.reply(w, drops)
+}
+
+func (s *Server) getExplain(w http.ResponseWriter, r *http.Request) {
+	question, err := ParseQuestion(r.URL.Query())
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	explanation, err := s.gateway.Explain(question)
+	if err != nil {
+		fail(w, http.StatusBadRequest, err)
+		return
+	}
+	list(&explanation.Assumptions)
+	list(&explanation.Decisions)
+	s.reply(w, explanation)
 }
 
 func (s *Server) getFlowCount(w http.ResponseWriter, r *http.Request) {

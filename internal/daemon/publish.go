@@ -25,7 +25,8 @@ type publisher struct {
 	table    *conntrack.Table
 	steering *xdp.Steering
 	pointer  *atomic.Pointer[gateway.Snapshot]
-	adopted  func(*gateway.Snapshot) // returns when every worker uses it
+	adopted  func(*gateway.Snapshot)  // returns when every worker uses it
+	inForce  *atomic.Pointer[inForce] // for others than the control goroutine
 
 	config    *config.Config
 	policy    *nat.Policy
@@ -39,6 +40,12 @@ type publisher struct {
 		list []*conntrack.External
 		pool *nat.Pool
 	}
+}
+
+// inForce is what the workers use, and the configuration that it was made from.
+type inForce struct {
+	config   *config.Config
+	snapshot *gateway.Snapshot
 }
 
 // inUse counts the ports of one protocol that mappings hold.
@@ -68,6 +75,7 @@ func newPublisher(log *slog.Logger, table *conntrack.Table, steering *xdp.Steeri
 	return &publisher{
 		log: log, table: table, steering: steering, pointer: pointer,
 		externals: map[uint32]*external{}, draining: map[uint32]*external{}, held: make([]bool, maxExternals),
+		inForce: new(atomic.Pointer[inForce]),
 	}
 }
 
@@ -90,6 +98,7 @@ func (p *publisher) publish() error {
 	next := p.build(wanted)
 	p.pointer.Store(next)
 	p.adopted(next)
+	p.inForce.Store(&inForce{p.config, next})
 	return p.dropExternals(wanted)
 }
 

@@ -49,7 +49,10 @@ func timeouts(t *config.Timeouts) *conntrack.Timeouts {
 // policy compiles the masquerade policy, the ip-masq-agent file included.
 func policy(c *config.Config) (*nat.Policy, error) {
 	m := &c.Masquerade
-	p := nat.PolicyConfig{Enabled: m.Enabled, MasqueradeLinkLocal: m.LinkLocal}
+	p := nat.PolicyConfig{
+		Enabled: m.Enabled, EnabledLine: c.Line("masquerade.enabled"),
+		MasqueradeLinkLocal: m.LinkLocal, LinkLocalLine: c.Line("masquerade.masquerade-link-local"),
+	}
 	rules := func(list []config.Rule) (out []nat.Rule) {
 		for _, r := range list {
 			out = append(out, nat.Rule{Prefix: r.Prefix, Line: r.Line})

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"errors"
+
+	"sluice/internal/config"
+	"sluice/internal/control"
+	"sluice/internal/explain"
+	"sluice/internal/gateway"
+)
+
+// Explain implements control.Gateway: by what the workers use now.
+func (d *Daemon) Explain(q control.Question) (e control.Explanation, err error) {
+	err = errors.New("the gateway is stopping")
+	d.look(func() {
+		now := d.inForce.Load()
+		e, err = explain.Explain(&explain.Gateway{
+			Config: now.config, Snapshot: now.snapshot, Table: d.plane.table,
+			Now: tick(d.plane.threads[0].clock.Now()),
+		}, q)
+	})
+	return e, err
+}
+
+// ExplainFile explains a packet by a configuration alone.
+func ExplainFile(c *config.Config, q control.Question) (control.Explanation, error) {
+	pol, err := policy(c)
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	var roles [gateway.MaxPorts]gateway.Role
+	for i := range c.Interfaces {
+		roles[i] = role(c.Interfaces[i].Role)
+	}
+	g, err := explain.Assume(c, pol, roles)
+	if err != nil {
+		return control.Explanation{}, err
+	}
+	return explain.Explain(g, q)
+}
