@@ -1,0 +1,76 @@
+package faults
+
+import (
+	"testing"
+
+	"sluice/internal/lab"
+)
+
+// world is the rig with a gateway that forwards and conversations that never
+// stop.
+type world struct {
+	*rig
+	g        *gateway
+	near     *stream  // masqueraded, to a host on the outside link
+	far      *stream  // masqueraded, by way of the default route
+	excluded *stream  // with its true source, by way of a route
+	tcp      *session // masqueraded
+}
+
+func newWorld(r *rig) *world {
+	r.Helper()
+	w := &world{rig: r, g: r.start(config(""), "--detach-on-exit")}
+	w.near = r.stream("near", r.top.Client1, lab.Server1Address, 64)
+	w.far = r.stream("far", r.top.Client2, farAddress, 64)
+	w.excluded = r.stream("excluded", r.top.Client2, lab.ExcludedAddress, 64)
+	w.tcp = r.session(r.top.Client1, lab.Server1Address)
+	for s, want := range map[*stream]string{w.near: lab.GatewayOutside, w.far: lab.GatewayOutside, w.excluded: lab.Client2Address} {
+		if a := s.goesOn(patience); a.source.Addr().String() != want {
+			r.Fatalf("%s is seen as %s", s.name, a.source)
+		}
+	}
+	return w
+}
+
+// allGoOn waits for every conversation, and returns what the servers saw of the
+// two masqueraded ones.
+func (w *world) allGoOn() (near, far answer) {
+	w.Helper()
+	near, far = w.near.goesOn(resume), w.far.goesOn(resume)
+	w.excluded.goesOn(resume)
+	w.tcp.goesOn()
+	return near, far
+}
+
+// fault runs one fault: the conversations go on before it and after it, and the
+// flows are the same ones then.
+func (w *world) fault(name string, f func()) {
+	w.run(name, func() {
+		near, far := w.allGoOn()
+		f()
+		near2, far2 := w.allGoOn()
+		if near2.source != near.source || far2.source != far.source {
+			w.Errorf("external ports changed: near %s to %s, far %s to %s", near.source, near2.source, far.source, far2.source)
+		}
+		w.g.healthy()
+	})
+}
+
+// TestFaults breaks one thing after another under one gateway.
+func TestFaults(t *testing.T) {
+	r := newRig(t)
+	w := newWorld(r)
+	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC} {
+		w.fault(nic+" down and up", func() { w.downAndUp(nic) })
+		w.fault(nic+" loses its carrier", func() { w.carrier(nic) })
+		w.fault(nic+" deleted and recreated", func() { w.recreate(nic) })
+		w.fault(nic+" renamed and back", func() { w.rename(nic) })
+	}
+	w.g.stop()
+	r.noPins()
+	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC, uplinkNIC} {
+		if r.steered(nic) {
+			t.Errorf("%s has an XDP program left", nic)
+		}
+	}
+}
