@@ -57,6 +57,7 @@ type rig struct {
 	now      conntrack.Tick
 	maxFlows int
 	mtu      uint16 // of both ports
+	extra    []fib.Route
 }
 
 // rigOption changes the rig before the worker is made.
@@ -114,7 +115,7 @@ func (r *rig) interfaces(outsideUp bool) {
 		routes = append(routes, fib.Route{Table: fib.TableMain, Prefix: netip.MustParsePrefix("0.0.0.0/0"),
 			Paths: []fib.Path{{Ifindex: 2, Gateway: router}}})
 	}
-	r.builder.SetRoutes(routes)
+	r.builder.SetRoutes(append(routes, r.extra...))
 	r.builder.SetNeighbour(fib.Neighbour{Port: insidePort, Addr: client, State: fib.Resolved, MAC: clientMAC})
 	r.builder.SetNeighbour(fib.Neighbour{Port: insidePort, Addr: client2, State: fib.Resolved, MAC: clientMAC})
 	r.builder.SetNeighbour(fib.Neighbour{Port: outsidePort, Addr: router, State: fib.Resolved, MAC: routerMAC})
