@@ -237,11 +237,30 @@ func (d *decoder) checkExclusions(m *Masquerade) {
 			d.warn(x.Line, fmt.Sprintf("masquerade.no-nat-sources[%d]", i), "%s covers no source and changes nothing", x.Prefix)
 		}
 	}
+	d.checkOwnNetworkOnly(m, sources)
 	for i, x := range m.NativeRoutingCIDRs {
 		if x.Prefix.IsValid() && x.Prefix.Bits() == 0 {
 			d.warn(x.Line, fmt.Sprintf("masquerade.native-routing-cidrs[%d]", i), "%s is every destination: nothing is masqueraded", x.Prefix)
 		}
 	}
+}
+
+// checkOwnNetworkOnly reports native-routing-cidrs that name nothing but the
+// sources' own networks, which are inside and never masqueraded towards. Whoever
+// writes them means networks that reach the sources by routing, and leaves out
+// those where servers grant access by address.
+func (d *decoder) checkOwnNetworkOnly(m *Masquerade, sources map[netip.Prefix]int) {
+	const key = "masquerade.native-routing-cidrs"
+	if len(m.NativeRoutingCIDRs) == 0 || m.IPMasqAgentConfig != "" || d.failed(key) {
+		return
+	}
+	for _, x := range m.NativeRoutingCIDRs {
+		if _, _, own := covering(sources, x.Prefix); !own {
+			return
+		}
+	}
+	d.warn(d.line(key), key, "has nothing but the sources' own networks, so every other network sees the gateway's address; "+
+		"where the sources are routed, add all networks that are to see the true source, such as 10.0.0.0/8 (ask `sluice explain` about a server)")
 }
 
 // linesOf returns the line of each prefix, the first where it stands twice.

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"net"
 	"net/netip"
 
 	"sluice/conntrack"
@@ -112,7 +113,6 @@ func (a *account) tellExternal() {
 // tellMapping is about the external address and port of a masqueraded flow.
 func (a *account) tellMapping() {
 	m := &a.outcome.Mapping
-	inside := endpoint(a.p.Proto, a.p.Src, a.p.SrcPort)
 	out := a.name(a.outcome.Decision.Hop.Port)
 	line := a.Config.Line("masquerade.addresses")
 	switch {
@@ -128,24 +128,31 @@ func (a *account) tellMapping() {
 	default:
 		a.decide(stageTranslate, a.addressLine(m.External.Address()), "the external address is %s, the one of the pool that %s is paired with", fib.Addr(m.External.Address()), fib.Addr(a.p.Src))
 	}
-	what, capital := "port", "masquerade.port-range"
+	a.tellPort(m)
+}
+
+// tellPort is about the external port.
+func (a *account) tellPort(m *nat.Forecast) {
+	what, line := "port", a.Config.Line("masquerade.port-range")
 	if a.p.Proto == packet.ProtoICMP {
 		what = "identifier"
 	}
-	line = a.Config.Line(capital)
+	const searched = ": a free one is searched for, from a random start"
 	switch {
 	case m.Reason == verdict.PortsExhausted:
 		a.decide(stageTranslate, line, "no %s of %s is free there", what, a.Config.Masquerade.PortRange)
 	case m.Origin == nat.PortMapped:
-		a.decide(stageTranslate, 0, "%s %d: %s is mapped to it already, towards every destination", what, m.Port, inside)
+		a.decide(stageTranslate, 0, "%s %d: %s is mapped to it already, towards every destination", what, m.Port, endpoint(a.p.Proto, a.p.Src, a.p.SrcPort))
 	case m.Origin == nat.PortKept && a.Assumed:
 		a.decide(stageTranslate, line, "%s %d is kept, where it is free", what, m.Port)
 	case m.Origin == nat.PortKept:
 		a.decide(stageTranslate, line, "%s %d is free and is kept", what, m.Port)
-	case a.Assumed:
-		a.decide(stageTranslate, line, "%s %d is outside masquerade.port-range (%s): a free one is searched for, from a random start", what, a.p.SrcPort, a.Config.Masquerade.PortRange)
+	case m.External.Holds(a.p.Proto, a.p.SrcPort):
+		a.decide(stageTranslate, 0, "%s %d is taken by another mapping"+searched, what, a.p.SrcPort)
+	case m.External.Reserved(a.p.Proto, a.p.SrcPort):
+		a.decide(stageTranslate, 0, "%s %d is used by a socket of the host"+searched, what, a.p.SrcPort)
 	default:
-		a.decide(stageTranslate, line, "%s %d is not to be had (taken, the host's, or outside %s): a free one is searched for, from a random start", what, a.p.SrcPort, a.Config.Masquerade.PortRange)
+		a.decide(stageTranslate, line, "%s %d is outside masquerade.port-range (%s)"+searched, what, a.p.SrcPort, a.Config.Masquerade.PortRange)
 	}
 }
 
@@ -190,7 +197,7 @@ func (a *account) tellNeighbour() {
 	hop := &a.outcome.Hop
 	switch next := fib.Addr(hop.Gateway); hop.State {
 	case fib.Resolved:
-		a.decide(stageNeighbour, 0, "%s is at %x:%x:%x:%x:%x:%x", next, hop.MAC[0], hop.MAC[1], hop.MAC[2], hop.MAC[3], hop.MAC[4], hop.MAC[5])
+		a.decide(stageNeighbour, 0, "%s is at %s", next, net.HardwareAddr(hop.MAC[:]))
 	case fib.Failed:
 		a.decide(stageNeighbour, 0, "%s did not answer ARP", next)
 	default:
@@ -215,7 +222,11 @@ func (a *account) tellAnswer() {
 	if o.Back.State == fib.Failed {
 		way += "; " + fib.Addr(o.Back.Gateway).String() + " did not answer ARP"
 	}
-	a.decide(stageAnswer, 0, "an answer %s", way)
+	what := "an answer"
+	if o.To.Src != a.p.Src {
+		what += " to " + a.external(o.To) + " is translated back to " + endpoint(a.p.Proto, a.p.Src, a.p.SrcPort) + " and"
+	}
+	a.decide(stageAnswer, 0, "%s %s", what, way)
 }
 
 // roleLine is the line of an interface's role.
