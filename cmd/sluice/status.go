@@ -53,6 +53,7 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 	writeQueues(w, s.Interfaces, verbose)
 	writeWorkers(w, s.Workers)
 	writeAddresses(w, &s.Masquerade)
+	writePunts(w, &s.Punts)
 	if verbose {
 		writeExclusions(w, s.Masquerade.Exclusions)
 		writeCounters(w, s.Steering.Counters)
@@ -100,11 +101,22 @@ func writeSummary(w io.Writer, s *control.Status) {
 	}
 	line("Mappings", "%s", usageOf(s.Mappings))
 	line("Sources", "%s", usageOf(s.Sources))
+	line("State file", "%s", describeState(&s.StateFile))
 	pinned := "pinned at "
 	if !s.Steering.Pinned {
 		pinned = "not pinned: "
 	}
 	line("Steering", "%s%s; on failure: %s", pinned, s.Steering.Path, s.Steering.OnFailure)
+}
+
+func describeState(f *control.StateFile) string {
+	switch {
+	case f.Path == "":
+		return "none: flows end with the process"
+	case !f.Tmpfs:
+		return f.Path + " (NOT on a tmpfs); " + f.Start
+	}
+	return f.Path + "; " + f.Start
 }
 
 func describeMasquerade(m *control.Masquerade) string {
@@ -251,6 +263,27 @@ func writeAddresses(w io.Writer, m *control.Masquerade) {
 			of += ", shared with the host"
 		}
 		t.row(x.Address.String(), of, strconv.Itoa(x.InUse.TCP), strconv.Itoa(x.InUse.UDP), strconv.Itoa(x.InUse.ICMP), strconv.Itoa(x.Capacity))
+	}
+	flush(t)
+}
+
+// writePunts writes what the workers got and was the kernel's, where there was
+// any, and why the kernel did not get it, where it cannot.
+func writePunts(w io.Writer, p *control.Punts) {
+	if len(p.Reasons) == 0 && p.Problem == "" {
+		return
+	}
+	section(w, "Given back to the kernel")
+	if p.Problem != "" {
+		fmt.Fprintf(w, "  not possible: %s\n", p.Problem)
+	}
+	if len(p.Reasons) == 0 {
+		return
+	}
+	t := newTable(w, right("PASSED"), right("REFUSED"), right("FAILED"), left("ELSE DROPPED AS"))
+	t.indent = "  "
+	for _, n := range p.Reasons {
+		t.row(number(n.Passed), number(n.Refused), number(n.Failed), n.Reason)
 	}
 	flush(t)
 }

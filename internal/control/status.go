@@ -27,6 +27,7 @@ type Status struct {
 	Flows         FlowUsage     `json:"flows"`
 	Mappings      Usage         `json:"mappings"`
 	Sources       Usage         `json:"sources"`
+	StateFile     StateFile     `json:"state_file"`
 	Timeouts      Timeouts      `json:"timeouts_seconds"`
 	Steering      Steering      `json:"steering"`
 	Punts         Punts         `json:"punts"`
@@ -46,6 +47,16 @@ type ConfigStatus struct {
 	Loaded     time.Time   `json:"loaded"`      // when what is in force was read
 	Warnings   []string    `json:"warnings"`    // of the configuration in force
 	LastReload *LastReload `json:"last_reload"` // null: never reloaded
+}
+
+// StateFile is where the flow table is kept, so that it outlives the process, and
+// what became of the one that was there at the start.
+type StateFile struct {
+	Path    string `json:"path"`    // "" where flows end with the process
+	Tmpfs   bool   `json:"tmpfs"`   // in memory, as it should be
+	Adopted int    `json:"adopted"` // flows of an earlier process
+	Dropped int    `json:"dropped"` // flows of an earlier process that could not stay
+	Start   string `json:"start"`   // how the table began, in words
 }
 
 // LastReload is how the latest reload ended.

@@ -140,6 +140,14 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	d.publisher.adopted = d.plane.adopted
 	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
 	d.view.warnings, d.view.loaded = warnings, d.started
+	// Flows that were left get their addresses back before anything else can
+	// claim a port, and their ports' bits before the steering program goes over
+	// to these maps: an answer in between is not the host's to reset.
+	if err := d.addExternals(d.wanted()); err != nil {
+		return err
+	}
+	d.plane.state.rebuild(tick(d.plane.threads[0].clock.Now()))
+	d.plane.state.tell(d.log)
 	if err := d.publish(); err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 
 	"sluice/conntrack"
 	"sluice/internal/config"
-	"sluice/internal/flowmem"
 	"sluice/internal/gateway"
 	"sluice/xdp"
 )
@@ -20,8 +19,8 @@ import (
 type plane struct {
 	nics     []*xdp.NIC
 	steering *xdp.Steering
-	memory   *flowmem.Memory
-	table    *conntrack.Table
+	state    *state
+	table    *conntrack.Table // state's
 	threads  []*thread
 	resolve  chan gateway.Neighbour
 	punts    *punts
@@ -65,29 +64,15 @@ func buildPlane(c *config.Config) (_ *plane, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.makeTable(c, len(plans)); err != nil {
+	if p.state, err = openState(c, len(plans)); err != nil {
 		return nil, err
 	}
+	p.table = p.state.table
 	if err := p.loadSteering(c, len(plans)); err != nil {
 		return nil, err
 	}
 	p.punts = newPunts(c, len(plans), &p.pointer)
 	return p, p.makeThreads(c, plans, cpus)
-}
-
-func (p *plane) makeTable(c *config.Config, workers int) error {
-	cfg := conntrack.Config{MaxFlows: c.Conntrack.MaxFlows, Workers: workers, Timeouts: *timeouts(&c.Conntrack.Timeouts)}
-	var seed [16]byte
-	rand.Read(seed[:]) // never fails (crypto/rand)
-	for i, b := range seed {
-		cfg.Seed[i/8] |= uint64(b) << (i % 8 * 8)
-	}
-	var err error
-	if p.memory, err = flowmem.Anonymous(conntrack.Size(cfg)); err != nil {
-		return err
-	}
-	p.table, err = conntrack.New(p.memory.Bytes(), cfg)
-	return err
 }
 
 func (p *plane) loadSteering(c *config.Config, workers int) error {
@@ -204,8 +189,8 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 	if p.punts != nil {
 		errs = append(errs, p.punts.close())
 	}
-	if p.memory != nil {
-		errs = append(errs, p.memory.Close())
+	if p.state != nil {
+		errs = append(errs, p.state.close())
 	}
 	return left, errors.Join(errs...)
 }

@@ -111,6 +111,7 @@ func (d *Daemon) Status() (s control.Status) {
 			s.Masquerade.Addresses = append(s.Masquerade.Addresses, a)
 		}
 		d.tableStatus(&s)
+		s.StateFile = d.plane.state.status()
 		d.workerStatus(&s)
 		d.interfaceStatus(&s, v)
 		d.steeringStatus(&s, v)

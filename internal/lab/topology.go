@@ -217,6 +217,7 @@ masquerade:
   sources: [%s]
   native-routing-cidrs: [%s]
   addresses: [auto]
+state-file: ""
 control: {socket: %s}
 `, InsideNIC, OutsideNIC, InsideNetwork, ExcludedNetwork, controlSocket)
 }
