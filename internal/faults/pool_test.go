@@ -1,0 +1,45 @@
+package faults
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"sluice/internal/lab"
+)
+
+// TestPoolAddresses: sources are masqueraded to addresses that the host does not
+// have. Nobody but Sluice answers ARP for them; each source keeps the one it got
+// (RFC 4787 REQ-2), towards every destination.
+func TestPoolAddresses(t *testing.T) {
+	r := newRig(t)
+	pool := netip.MustParsePrefix("198.51.100.40/29")
+	g := r.start(strings.Replace(config(""), "masquerade:", fmt.Sprintf("masquerade:\n  addresses: [%s]", pool), 1), "--detach-on-exit")
+	var streams []*stream
+	for _, client := range []*lab.Namespace{r.top.Client1, r.top.Client2} {
+		streams = append(streams, r.stream("near", client, lab.Server1Address, 64), r.stream("far", client, farAddress, 64))
+		near, far := streams[len(streams)-2].goesOn(patience), streams[len(streams)-1].goesOn(patience)
+		if !pool.Contains(near.source.Addr()) {
+			t.Errorf("a client is seen as %s, want one of %s", near.source, pool)
+		}
+		if far.source.Addr() != near.source.Addr() {
+			t.Errorf("one client is seen as %s and as %s", near.source, far.source)
+		}
+	}
+	r.session(r.top.Client1, lab.Server1Address).goesOn()
+	if g.steering("worker-arp") == 0 {
+		t.Error("no ARP request came to a worker: somebody else answered")
+	}
+	for _, a := range g.status().Masquerade.Addresses {
+		if a.Shared || !pool.Contains(a.Address) {
+			t.Errorf("status: %+v", a)
+		}
+	}
+	g.healthy()
+	for _, s := range streams {
+		s.conn.Close() // the kernel forwards what comes after the gateway's end
+	}
+	g.stop()
+	r.noPins()
+}
