@@ -344,6 +344,10 @@ func (d *decoder) checkRest(c *Config) {
 		}
 		first[cpu] = true
 	}
+	if path := c.StateFile; path != "" && path != "auto" && !d.failed("state-file") {
+		const pathMax = 4095 // linux/limits.h, less the terminating zero
+		d.checkPath("state-file", path, pathMax)
+	}
 	if !d.failed("control.socket") {
 		const sunPath = 107 // struct sockaddr_un, less the terminating zero
 		d.checkPath("control.socket", c.Control.Socket, sunPath)

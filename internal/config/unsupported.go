@@ -25,7 +25,6 @@ var notYet = []struct{ key, feature string }{
 	{"dsr-agent", "the DSR agent"},
 	{"nat-log", "NAT logging"},
 	{"filter", "packet filtering"},
-	{"state-file", "another place for the flow table"},
 	{"driver", "another driver"},
 	{"control.metrics", "metrics over HTTP"},
 }
@@ -62,8 +61,6 @@ func (d *decoder) unsupported(v, def reflect.Value, path, key string) {
 			d.unsupported(v.Index(i), newEntry(t.Elem()), fmt.Sprintf("%s[%d]", path, i), key+"[]")
 		}
 	case Supported(key) || same(v, def):
-	case key == "state-file" && v.Len() == 0:
-		// No flow file at all: what this version does.
 	default:
 		d.mistake(d.line(path), path, "needs %s, which this version does not have; %s", featureOf(key), back(def))
 	}
