@@ -25,7 +25,7 @@ func hidden(addr, dst uint32) bool {
 // hides, or quotes an address that it does, and whether an error of the
 // gateway's own has another source than the external address. It is the
 // invariant, said as slowly as it can be said.
-func leak(t *rapid.T, frame []byte) bool {
+func leak(t fataler, frame []byte) bool {
 	var p, quoted packet.Packet
 	if r := packet.Parse(frame, &p); r != verdict.None {
 		t.Fatalf("a frame that left is %v: %x", r, frame)
@@ -159,7 +159,7 @@ func TestStepDoesNotAllocate(t *testing.T) {
 }
 
 // loop is a port that receives the same frames over and over, out of memory that
-// it rewrites, and sends nowhere.
+// it goes round in, and sends nowhere.
 type loop struct {
 	memory *memory
 	frames [][]byte
@@ -168,7 +168,7 @@ type loop struct {
 
 func (l *loop) Receive(descs []xdpDesc) int {
 	for i := range descs {
-		addr := uint64(i*chunk + headroom)
+		addr := uint64(l.next*chunk%len(l.memory.bytes) + headroom)
 		f := l.frames[l.next%len(l.frames)]
 		l.next++
 		descs[i] = xdpDesc{Addr: addr, Len: uint32(copy(l.memory.bytes[addr:addr+chunk-headroom], f))}
