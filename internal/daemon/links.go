@@ -9,7 +9,7 @@ import (
 	"sluice/xdp"
 )
 
-// A listed interface can be deleted, renamed away, and created anew under its
+// A listed interface can be deleted and created anew, or another can take its
 // name, while the gateway runs. The route mirror tells by the ifindex. Sockets
 // and the steering program belong to a device and not to a name, so the control
 // goroutine has the workers close theirs when the device goes, and when one of

@@ -240,7 +240,7 @@ func (p *publisher) steer() error {
 	for i := range p.config.Interfaces {
 		iface := p.routes.Interface(fib.PortID(i))
 		if iface == nil || iface.Ifindex == 0 || iface.MAC == p.macs[i] {
-			continue // where the device was only renamed, the program still watches over it
+			continue
 		}
 		if err := p.steering.SetMAC(i, iface.MAC); err != nil {
 			return err

@@ -56,6 +56,19 @@ func (w *world) fault(name string, f func()) {
 	})
 }
 
+// change is a fault that ends masqueraded flows, since the address that they had
+// goes. What comes after it are new ones.
+func (w *world) change(name string, f func()) {
+	w.run(name, func() {
+		w.allGoOn()
+		f()
+		w.tcp.conn.Close()
+		w.tcp = w.session(w.top.Client1, lab.Server1Address)
+		w.allGoOn()
+		w.g.healthy()
+	})
+}
+
 // TestFaults breaks one thing after another under one gateway.
 func TestFaults(t *testing.T) {
 	r := newRig(t)
@@ -63,9 +76,29 @@ func TestFaults(t *testing.T) {
 	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC} {
 		w.fault(nic+" down and up", func() { w.downAndUp(nic) })
 		w.fault(nic+" loses its carrier", func() { w.carrier(nic) })
-		w.fault(nic+" deleted and recreated", func() { w.recreate(nic) })
-		w.fault(nic+" renamed and back", func() { w.rename(nic) })
 	}
+	w.fault("inside deleted and recreated", func() { w.recreate(lab.InsideNIC) })
+	w.fault("inside renamed and back", func() { w.rename(lab.InsideNIC) })
+	w.change("outside deleted and recreated", func() { w.recreate(lab.OutsideNIC) })
+	w.fault("outside renamed and back", func() { w.rename(lab.OutsideNIC) })
+	w.fault("another device is called inside", func() { w.replace(lab.InsideNIC) })
+
+	w.fault("another address comes and goes", w.anotherAddress)
+	w.change("the address changes and changes back", w.changedAddress)
+	w.change("the address goes", w.goneAddress)
+	w.fault("default route goes and comes back", w.defaultRoute)
+	w.fault("route moves", w.movedRoute)
+	w.fault("the next hop's MAC changes", w.movedNextHop)
+	w.fault("neighbour fails and comes back", w.failedNeighbour)
+	w.fault("MTU lowered and raised", w.mtu)
+
+	w.fault("the process is stopped and continued", w.stopped)
+	w.fault("routing events are lost", w.overrun)
+	w.fault("more frames than there is room for", w.flood)
+	w.fault("the uplink takes no more", w.fullUplink)
+	w.fault("another daemon on the same interfaces", w.second)
+	w.fault("reload of a file with mistakes", w.badReload)
+	w.fault("reload that excludes a network", w.goodReload)
 	w.g.stop()
 	r.noPins()
 	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC, uplinkNIC} {

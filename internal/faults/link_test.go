@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"strings"
+
 	"github.com/vishvananda/netlink"
 
 	"sluice/internal/lab"
@@ -78,21 +80,43 @@ func (w *world) recreate(nic string) {
 	w.plug(sw, toGateway)
 }
 
-// rename gives the device another name and then its own again. The program
-// stays on it: what it does not pass on while it is away, nobody does.
+// rename gives the device another name and then its own again. It counts as down
+// meanwhile, and not as one that the kernel may forward by.
 func (w *world) rename(nic string) {
 	l := w.link(nic)
-	mark := w.g.log.mark()
 	w.must(w.netlink().LinkSetName(l, "elsewhere"))
 	w.near.stops()
-	w.g.said(mark, "interface is gone")
 	w.g.degraded("interface " + nic + " is down or gone")
-	if !w.steered("elsewhere") {
-		w.Error("the renamed device is not steered any more")
+	if words := strings.Join(w.g.status().Unsupported, "; "); !strings.Contains(words, nic+" is called elsewhere now") {
+		w.Errorf("status does not say where %s is: %s", nic, words)
+	}
+	w.must(w.netlink().LinkSetName(l, nic))
+}
+
+// replace has another device take the name of one that stays, under another. The
+// old one is then nobody's any more, and the kernel may forward by it: it is
+// unplugged.
+func (w *world) replace(nic string) {
+	old, sw := w.link(nic), w.switchOf(nic)
+	w.must(sw.SetDown(toGateway))
+	w.must(w.netlink().LinkSetName(old, "elsewhere"))
+	w.near.stops()
+	mark := w.g.log.mark()
+	w.must(w.netlink().LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: nic, TxQLen: -1}, PeerName: "unplugged"}))
+	w.g.said(mark, "it is down: ip link set "+nic+" up")
+	w.g.degraded(nic + ": it is down")
+	w.must(w.netlink().LinkSetUp(w.link("unplugged")))
+	w.must(w.netlink().LinkSetUp(w.link(nic)))
+	w.g.said(mark, "interface is back")
+	if w.steered("elsewhere") || !w.steered(nic) {
+		w.Error("the steering program did not move")
 	}
 	mark = w.g.log.mark()
-	w.must(w.netlink().LinkSetName(l, nic))
+	w.must(w.netlink().LinkDel(w.link(nic)))
+	w.g.said(mark, "interface is gone")
+	w.must(w.netlink().LinkSetName(old, nic))
 	w.g.said(mark, "interface is back")
+	w.must(sw.SetUp(toGateway))
 }
 
 // routesOf are the routes by way of a gateway on an interface, which vanish with

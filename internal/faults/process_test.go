@@ -50,6 +50,7 @@ type gateway struct {
 	*control.Client
 	rig    *rig
 	socket string
+	config string // the path of its configuration
 	cmd    *exec.Cmd
 	log    *log
 	ready  chan struct{} // closed when it said READY=1, as it says it to systemd
@@ -78,9 +79,9 @@ func (r *rig) launch(config string, args ...string) *gateway {
 	g := &gateway{rig: r, socket: filepath.Join(dir, "control.sock"), log: newLog(),
 		ready: make(chan struct{}), done: make(chan struct{})}
 	g.Client = control.NewClient(g.socket)
-	path := filepath.Join(dir, "sluice.yaml")
-	r.write(path, config)
-	g.cmd = exec.Command(program, append([]string{"run", "--config", path, "--socket", g.socket}, args...)...)
+	g.config = filepath.Join(dir, "sluice.yaml")
+	r.write(g.config, config)
+	g.cmd = exec.Command(program, append([]string{"run", "--config", g.config, "--socket", g.socket}, args...)...)
 	g.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+g.notifySocket(dir))
 	// Should the test be killed, the gateway does not stay behind.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -106,7 +107,7 @@ func (r *rig) launch(config string, args ...string) *gateway {
 	}
 	r.Cleanup(func() {
 		if r.Failed() {
-			r.Logf("the gateway's log:\n%s", g.log)
+			r.Logf("drops: %s; the gateway's log:\n%s", g.allDrops(), g.log)
 		}
 		g.cmd.Process.Signal(syscall.SIGCONT)
 		g.cmd.Process.Kill()
@@ -176,6 +177,34 @@ func (g *gateway) status() control.Status {
 		g.rig.Fatalf("status: %v\n%s", err, g.log)
 	}
 	return s
+}
+
+// flows lists the live flows.
+func (g *gateway) flows() (list []control.Flow) {
+	g.rig.Helper()
+	err := g.Flows(context.Background(), control.Filter{}, func(f control.Flow) error {
+		list = append(list, f)
+		return nil
+	})
+	if err != nil {
+		g.rig.Fatal(err)
+	}
+	return list
+}
+
+// allDrops lists the drops so far, for a failure to be understood.
+func (g *gateway) allDrops() string {
+	var words []string
+	d, err := g.Drops(context.Background())
+	for _, x := range d.Reasons {
+		if x.Packets > 0 {
+			words = append(words, fmt.Sprintf("%s %d", x.Reason, x.Packets))
+		}
+	}
+	if err != nil {
+		words = append(words, err.Error())
+	}
+	return strings.Join(words, ", ")
 }
 
 // drops is how many packets were dropped for a reason.

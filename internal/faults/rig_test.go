@@ -31,16 +31,18 @@ const (
 
 // rig is the lab, and the test that uses it at the moment.
 type rig struct {
-	*testing.T
-	top    *lab.Topology
-	uplink *os.File
+	*testing.T            // of the part that runs
+	whole      *testing.T // of all parts: what it cleans up, lives to the end
+	top        *lab.Topology
+	uplink     *os.File
 
-	watching []*lab.Checker // besides the topology's
+	watching []*lab.Checker          // besides the topology's
+	leaks    map[*lab.Checker]uint64 // reported already
 }
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{T: t, top: lab.Start(t, lab.Options{})}
+	r := &rig{T: t, whole: t, top: lab.Start(t, lab.Options{}), leaks: map[*lab.Checker]uint64{}}
 	top := r.top
 	// What gets past the gateway is then forwarded, and seen.
 	r.must(top.Gateway.Sysctl("net/ipv4/ip_forward", "1"))
@@ -68,12 +70,13 @@ func (r *rig) watch(n *lab.Namespace, ifname string) {
 	r.watching = append(r.watching, c)
 }
 
-// noLeak holds what every watch has seen so far to the invariant.
+// noLeak holds what every watch has seen since the last time to the invariant.
 func (r *rig) noLeak() {
 	r.Helper()
 	for _, c := range append(r.watching, r.top.Checker) {
-		if err := c.Report().Err(); err != nil {
-			r.Error(err)
+		if seen := c.Report(); seen.Leaks > r.leaks[c] || seen.Missed > 0 {
+			r.Error(seen.Err())
+			r.leaks[c] = seen.Leaks
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (r *rig) stream(name string, from *lab.Namespace, server string, size int) 
 		}
 		return err
 	}))
-	r.Cleanup(func() { s.conn.Close() })
+	r.whole.Cleanup(func() { s.conn.Close() })
 	go s.send()
 	go s.receive()
 	return s
@@ -195,7 +195,7 @@ func (s *stream) until(within time.Duration, what string, ok func(answer) bool) 
 		select {
 		case <-more:
 		case <-deadline.C:
-			s.rig.Fatalf("%s: not within %v: %s (last answer %+v)", s.name, within, what, a)
+			s.rig.Fatalf("%s: not within %v: %s (last answer: %+v)", s.name, within, what, a)
 		}
 		s.mu.Lock()
 	}
@@ -230,7 +230,7 @@ func (r *rig) session(from *lab.Namespace, server string) *session {
 		s.conn, err = net.DialTimeout("tcp4", fmt.Sprintf("%s:%d", server, echoPort), patience)
 		return err
 	}))
-	r.Cleanup(func() { s.conn.Close() })
+	r.whole.Cleanup(func() { s.conn.Close() })
 	line := make([]byte, 21)
 	s.conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.ReadFull(s.conn, line); err != nil {

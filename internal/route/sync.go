@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -73,6 +74,7 @@ func (m *Mirror) readLinks() error {
 			}
 		}
 	}
+	m.keepRenamed(all, links)
 	for port := range links {
 		was, is := m.links[port], links[port]
 		if was.index != is.index {
@@ -85,6 +87,27 @@ func (m *Mirror) readLinks() error {
 	m.links = links
 	m.dirty |= addressTable // both make up a fib.Interface
 	return nil
+}
+
+// keepRenamed has a listed device that was given another name count as down, not
+// as one that is not listed: the kernel would forward what is routed by it, with
+// sources that should have been masqueraded. It ends when the name is back, on
+// that device or on another, or with the device.
+func (m *Mirror) keepRenamed(all []netlink.Link, links []link) {
+	for port := range links {
+		index := m.links[port].index
+		if index == 0 || slices.ContainsFunc(links, func(l link) bool { return l.index == index }) || links[port].index != 0 {
+			continue
+		}
+		for _, l := range all {
+			if a := l.Attrs(); int32(a.Index) == index {
+				links[port] = describe(l)
+				links[port].up = false
+				name := m.cfg.Interfaces[port]
+				m.linkWords = append(m.linkWords, fmt.Sprintf("interface %s is called %s now and counts as down: `ip link set %s name %s`", name, a.Name, a.Name, name))
+			}
+		}
+	}
 }
 
 func describe(l netlink.Link) link {
