@@ -73,21 +73,33 @@ func (p *punts) run(ctx context.Context) {
 	if p.punter == nil {
 		return
 	}
-	const interval = time.Second / puntLimit
-	tokens, filled := puntBurst, time.Now()
+	allowed := allowance{filled: time.Now()}
 	for ctx.Err() == nil {
-		earned := time.Since(filled) / interval
-		filled = filled.Add(earned * interval)
-		tokens = min(tokens+int(min(earned, puntBurst)), puntBurst)
-		passed := p.drain(tokens)
-		tokens -= passed
+		allowed.fill(time.Now())
+		passed := p.drain(allowed.tokens)
+		allowed.tokens -= passed
 		switch {
-		case tokens == 0:
+		case allowed.tokens == 0:
 			time.Sleep(puntPause)
 		case passed == 0:
 			p.sleep(ctx)
 		}
 	}
+}
+
+// allowance is a token bucket: puntLimit a second, and no more than puntBurst
+// saved up.
+type allowance struct {
+	tokens int
+	filled time.Time
+}
+
+// fill adds what was earned since, in whole tokens; the rest stays due.
+func (a *allowance) fill(now time.Time) {
+	const interval = time.Second / puntLimit
+	earned := now.Sub(a.filled) / interval
+	a.filled = a.filled.Add(earned * interval)
+	a.tokens = min(a.tokens+int(min(earned, puntBurst)), puntBurst)
 }
 
 // drain gives back up to most frames, one of each worker in turn, and returns how

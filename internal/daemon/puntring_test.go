@@ -123,6 +123,29 @@ func TestPuntDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestPuntAllowance: whoever always wants more gets puntLimit a second, however
+// often it asks, and after a long silence no more than puntBurst at once.
+func TestPuntAllowance(t *testing.T) {
+	start := time.Now()
+	for _, step := range []time.Duration{37 * time.Microsecond, puntPause, 4 * time.Millisecond} {
+		a := allowance{filled: start}
+		got := 0
+		now := start
+		for ; now.Sub(start) < 10*time.Second; now = now.Add(step) {
+			a.fill(now)
+			got += a.tokens
+			a.tokens = 0
+		}
+		if want := int(now.Sub(start) / (time.Second / puntLimit)); got < want-100 || got > want {
+			t.Errorf("%d in 10 s, asked every %v, want %d", got, step, want)
+		}
+		a.fill(now.Add(365 * 24 * time.Hour))
+		if a.tokens != puntBurst {
+			t.Errorf("%d saved up in a year, want %d", a.tokens, puntBurst)
+		}
+	}
+}
+
 func BenchmarkPuntRing(b *testing.B) {
 	r := newPuntRing()
 	frame := make([]byte, 1500)

@@ -210,3 +210,26 @@ func TestPuntRefused(t *testing.T) {
 		t.Errorf("published %+v, counted %+v", got, *c)
 	}
 }
+
+// always is a way to the kernel that takes everything.
+type always struct{}
+
+func (always) Punt(fib.PortID, []byte, verdict.Reason) bool { return true }
+
+func TestPuntingDoesNotAllocate(t *testing.T) {
+	r := newRig(t)
+	r.worker.punter, r.worker.memory = always{}, forgetful{r.memory}
+	fragment := from{src: server, dst: external}.ipv4(layers.IPProtocolUDP)
+	fragment.FragOffset = 2
+	p := &loop{memory: r.memory, frames: [][]byte{
+		from{src: server, dst: external, sport: 53, dport: 9999}.udp(t),
+		from{}.frame(t, fragment, payload("the rest of it..")),
+	}}
+	r.worker.ports[outsidePort] = p
+	if n := testing.AllocsPerRun(60, func() { r.worker.Step(r.now) }); n != 0 {
+		t.Errorf("%v allocations a step", n)
+	}
+	if c := &r.worker.counters; c.Punts[verdict.HostOwned] == 0 || c.Punts[verdict.FragmentUnsupported] == 0 {
+		t.Errorf("nothing punted; drops %v", r.allDrops())
+	}
+}
