@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 
 	"internal/lab":    {},
 	"internal/demo":   {"internal/lab", "internal/control"},
+	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 	"cmd/sluice":      {"internal/daemon", "internal/control", "internal/config", "internal/demo", "internal/verdict", "nat"},
 }

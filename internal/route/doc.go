@@ -25,6 +25,11 @@
 // listed interface that has been stale for Config.Refresh is probed, so that an
 // address that moved to another host is noticed and idle entries stay fresh.
 //
+// A listed interface is its name: a device that gets it is the interface from
+// then on, one that is gone leaves it without. A device that is renamed counts as
+// down until the name is back or another's. It is not one that the kernel may
+// forward by, since nobody decided that.
+//
 // Concurrency: Run owns everything that changes and calls onChange from its own
 // goroutine. Current, Unsupported, Resolve and HostPorts may be called from any
 // goroutine. All sockets are opened by New, on the calling thread: the mirror

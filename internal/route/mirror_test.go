@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 
 	"sluice/internal/fib"
+	"sluice/internal/lab"
 )
 
 func TestRoutesAreFollowed(t *testing.T) {
@@ -295,7 +296,8 @@ func hostNetwork(s string) *net.IPNet {
 func TestInterfacesComeAndGo(t *testing.T) {
 	r := newRig(t, 0)
 	r.start()
-	index := func() int32 { return int32(r.link("wan").Attrs().Index) }
+	indexOf := func(name string) int32 { return int32(r.link(name).Attrs().Index) }
+	index := func() int32 { return indexOf("wan") }
 	first := index()
 	r.must(r.nl.LinkDel(r.link("wan")))
 	r.await("deleted", func(s *fib.Snapshot) bool {
@@ -320,11 +322,25 @@ func TestInterfacesComeAndGo(t *testing.T) {
 		r.must(r.gateway.SetUp(to))
 	}
 	rename("wan", "elsewhere")
-	r.await("renamed: not listed any more", func(s *fib.Snapshot) bool {
-		return s.Interface(wan).Ifindex == 0 && hop(s, "198.51.100.9").Type == fib.Kernel
+	r.await("renamed: down, and not the kernel's to forward by", func(s *fib.Snapshot) bool {
+		i, h := s.Interface(wan), hop(s, "198.51.100.9")
+		return i.Ifindex == indexOf("elsewhere") && !i.Up && h.Type == fib.Forward && !h.Up &&
+			len(r.mirror.Unsupported()) == 1
 	})
 	rename("elsewhere", "wan")
-	r.await("renamed back", by("198.51.100.9", "198.51.100.9"))
+	r.await("renamed back", func(s *fib.Snapshot) bool {
+		return by("198.51.100.9", "198.51.100.9")(s) && s.Interface(wan).Up && len(r.mirror.Unsupported()) == 0
+	})
+
+	rename("wan", "elsewhere")
+	r.must(lab.Veth(r.gateway, "wan", r.server, "eth1", lab.VethOptions{}))
+	r.must(r.gateway.AddAddress("wan", "203.0.113.1/24"))
+	r.await("another has the name: the first is not listed any more", func(s *fib.Snapshot) bool {
+		return s.Interface(wan).Ifindex == index() && hop(s, "198.51.100.9").Type == fib.Kernel &&
+			by("203.0.113.9", "203.0.113.9")(s)
+	})
+	r.must(r.nl.LinkDel(r.link("wan")))
+	r.await("nobody has the name", func(s *fib.Snapshot) bool { return s.Interface(wan).Ifindex == 0 })
 }
 
 // Lost events are noticed, and everything is read again.
