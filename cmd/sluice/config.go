@@ -11,8 +11,8 @@ import (
 func configCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "config",
-		Short: "Show example and effective configurations",
-	}, configExampleCommand(a), configShowCommand(a))
+		Short: "Show and compare configurations",
+	}, configExampleCommand(a), configShowCommand(a), configDiffCommand(a))
 }
 
 func configExampleCommand(a *app) *cobra.Command {

@@ -39,6 +39,7 @@ type fake struct {
 	asked  atomic.Pointer[control.Filter]
 
 	explain func(control.Question) (control.Explanation, error)
+	config  string // in force
 }
 
 // change sets answers anew while the server may be asked.
@@ -81,6 +82,10 @@ func (g *fake) Drops() control.Drops {
 }
 
 func (g *fake) Explain(q control.Question) (control.Explanation, error) { return g.explain(q) }
+
+func (g *fake) Config() (control.ConfigText, error) {
+	return control.ConfigText{Path: "in-force.yaml", Text: g.config}, nil
+}
 
 func (g *fake) Reload(context.Context) (control.ReloadResult, error) {
 	g.mu.Lock()

@@ -55,6 +55,11 @@ func (c *Client) CountFlows(ctx context.Context, filter Filter) (n FlowCount, er
 	return n, c.get(ctx, "/v1/flows/count", filter.Values(), &n)
 }
 
+// Config asks for the configuration in force.
+func (c *Client) Config(ctx context.Context) (t ConfigText, err error) {
+	return t, c.get(ctx, "/v1/config", nil, &t)
+}
+
 // Explain asks what becomes of a packet.
 func (c *Client) Explain(ctx context.Context, q Question) (e Explanation, err error) {
 	return e, c.get(ctx, "/v1/explain", q.Values(), &e)

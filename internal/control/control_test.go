@@ -78,6 +78,10 @@ func (g *scripted) Explain(q Question) (Explanation, error) {
 	return Explanation{Verdict: "forward", Protocol: q.Proto, In: q.In, Original: Tuple{Src: q.Src.Addr(), Sport: q.Src.Port()}}, nil
 }
 
+func (g *scripted) Config() (ConfigText, error) {
+	return ConfigText{Path: "/etc/s.yaml", Text: "cpus: [1]\n"}, nil
+}
+
 func (g *scripted) Reload(context.Context) (ReloadResult, error) { return g.reload() }
 
 // serve starts a server for g and returns a client of it.

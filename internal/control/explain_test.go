@@ -53,6 +53,13 @@ func TestQuestionRefused(t *testing.T) {
 	}
 }
 
+func TestConfigOverTheSocket(t *testing.T) {
+	c, _ := serve(t, &scripted{})
+	if text, err := c.Config(t.Context()); err != nil || text.Path != "/etc/s.yaml" || text.Text != "cpus: [1]\n" {
+		t.Errorf("%+v, %v", text, err)
+	}
+}
+
 // TestExplainOverTheSocket: the question arrives as it was asked, the answer has
 // lists where its type says so, and a refusal is an error.
 func TestExplainOverTheSocket(t *testing.T) {

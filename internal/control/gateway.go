@@ -26,6 +26,9 @@ type Gateway interface {
 	// error is about the question.
 	Explain(Question) (Explanation, error)
 
+	// Config returns the configuration in force.
+	Config() (ConfigText, error)
+
 	// Reload reads the configuration again and returns when every worker uses
 	// it. An error changes nothing; a *Refusal carries the mistakes.
 	Reload(ctx context.Context) (ReloadResult, error)
@@ -42,6 +45,12 @@ type Drop struct {
 	Reason      string `json:"reason"` // kebab-case word, never renamed
 	Packets     uint64 `json:"packets"`
 	Explanation string `json:"explanation"`
+}
+
+// ConfigText is a configuration as a file: every key, defaults filled in.
+type ConfigText struct {
+	Path string `json:"path"` // the file that it was read from, which may say something else by now
+	Text string `json:"text"` // YAML
 }
 
 // ReloadResult says what a reload did.

@@ -36,6 +36,7 @@ func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 	mux.HandleFunc("GET /v1/flows", s.getFlows)
 	mux.HandleFunc("GET /v1/flows/count", s.getFlowCount)
 	mux.HandleFunc("GET /v1/drops", s.getDrops)
+	mux.HandleFunc("GET /v1/config", s.getConfig)
 	mux.HandleFunc("GET /v1/explain", s.getExplain)
 	mux.HandleFunc("POST /v1/reload", s.writer(s.postReload))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -124,6 +125,15 @@ func (s *Server) getDrops(w http.ResponseWriter, _ *http.Request) {
 	drops := s.gateway.Drops()
 	list(&drops.Reasons)
 	s.reply(w, drops)
+}
+
+func (s *Server) getConfig(w http.ResponseWriter, _ *http.Request) {
+	text, err := s.gateway.Config()
+	if err != nil {
+		fail(w, http.StatusInternalServerError, err)
+		return
+	}
+	s.reply(w, text)
 }
 
 func (s *Server) getExplain(w http.ResponseWriter, r *http.Request) {

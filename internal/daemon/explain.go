@@ -22,6 +22,13 @@ func (d *Daemon) Explain(q control.Question) (e control.Explanation, err error) 
 	return e, err
 }
 
+// Config implements control.Gateway.
+func (d *Daemon) Config() (control.ConfigText, error) {
+	c := d.inForce.Load().config
+	text, err := config.Show(c)
+	return control.ConfigText{Path: c.Path, Text: text}, err
+}
+
 // ExplainFile explains a packet by a configuration alone.
 func ExplainFile(c *config.Config, q control.Question) (control.Explanation, error) {
 	pol, err := policy(c)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,37 +76,17 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 	}
 	d.view.warnings, d.view.loaded = warnings, time.Now()
 	return control.ReloadResult{
-		Path: path, Loaded: d.view.loaded, Changed: !reflect.DeepEqual(old, c), Warnings: warnings,
+		Path: path, Loaded: d.view.loaded, Changed: len(config.Diff(old, c)) > 0, Warnings: warnings,
 	}, nil
 }
 
 // needRestart names the keys that differ and that a running gateway cannot
 // change.
 func needRestart(old, new *config.Config) (keys []string) {
-	for _, k := range []struct {
-		key  string
-		a, b any
-	}{
-		{"interfaces", withoutLines(old.Interfaces), withoutLines(new.Interfaces)},
-		{"conntrack.max-flows", old.Conntrack.MaxFlows, new.Conntrack.MaxFlows},
-		{"state-file", old.StateFile, new.StateFile},
-		{"driver", old.Driver, new.Driver},
-		{"cpus", old.CPUs, new.CPUs},
-		{"control", old.Control, new.Control},
-	} {
-		if !reflect.DeepEqual(k.a, k.b) {
-			keys = append(keys, k.key)
+	for _, c := range config.Diff(old, new) {
+		if c.Restart && !slices.Contains(keys, c.Key) {
+			keys = append(keys, c.Key)
 		}
 	}
 	return keys
-}
-
-// withoutLines is for comparing: an interface is the same wherever it stands in
-// the file.
-func withoutLines(list []config.Interface) []config.Interface {
-	out := append([]config.Interface(nil), list...)
-	for i := range out {
-		out[i].Line = 0
-	}
-	return out
 }
