@@ -151,7 +151,7 @@ const (
 	question = 8                // bytes: its number
 	answer   = question + 4 + 2 // and the sender, as the server saw it
 	serve    = ":7007"          // where the servers are
-	patience = 100 * time.Millisecond
+	patience = 20 * time.Millisecond
 )
 
 // run exchanges messages until stop is closed or the flow fails.
@@ -294,8 +294,12 @@ func (l *restartLab) open(network string, n int, stop <-chan struct{}, running *
 func (l *restartLab) awaitAnswers(flows []*talk, n int64) {
 	l.Helper()
 	deadline := time.Now().Add(talkTimeout)
+	want := make([]int64, len(flows))
 	for i, f := range flows {
-		for want := f.answers.Load() + n; f.answers.Load() < want; {
+		want[i] = f.answers.Load() + n
+	}
+	for i, f := range flows {
+		for f.answers.Load() < want[i] {
 			if time.Now().After(deadline) {
 				l.Fatalf("flow %d of %d is silent after %d answers", i, len(flows), f.answers.Load())
 			}
