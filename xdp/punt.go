@@ -27,7 +27,10 @@ var ErrNoLiveFrames = errors.New("this kernel cannot take packets back (BPF_PROG
 //
 // One call costs 13 to 18 µs on the machine this was written on, whatever the
 // length: most of it is the page pool that the kernel makes and destroys. The
-// kernel can repeat a frame, but not take several different ones.
+// kernel can repeat a frame, but not take several different ones. A pool lives
+// until its page comes back: for as long as the packet waits in a socket. After a
+// minute of that the kernel logs "page_pool_release_retry() stalled pool
+// shutdown", once a minute and packet; the bound is the socket's receive buffer.
 //
 // A Punter may be used by several goroutines. They must be in the network
 // namespace of the devices: that is where the kernel looks for the index.
