@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -12,7 +13,7 @@ func configCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "config",
 		Short: "Show and compare configurations",
-	}, configExampleCommand(a), configShowCommand(a), configDiffCommand(a))
+	}, configExampleCommand(a), configShowCommand(a), configDiffCommand(a), configSchemaCommand(a))
 }
 
 func configExampleCommand(a *app) *cobra.Command {
@@ -55,4 +56,25 @@ func configShowCommand(a *app) *cobra.Command {
 	}
 	configFlag(c, &path)
 	return c
+}
+
+func configSchemaCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of the configuration file",
+		Long: `Schema prints a JSON Schema (2020-12) of the configuration file, for editors and
+for whatever writes such files. It knows keys, types and words; rules between keys
+are what ` + "`sluice check`" + ` is for.`,
+		Example: `  sluice config schema > /etc/sluice/schema.json
+
+  # in the first line of sluice.yaml, for editors with the YAML language server:
+  # yaml-language-server: $schema=/etc/sluice/schema.json`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			e := json.NewEncoder(a.out)
+			e.SetIndent("", "  ")
+			e.SetEscapeHTML(false)
+			return e.Encode(config.Schema())
+		},
+	}
 }

@@ -50,3 +50,14 @@ func TestConfigDiffDaemon(t *testing.T) {
 		}
 	}
 }
+
+func TestConfigSchema(t *testing.T) {
+	code, out, errOut := sluice(t, "config", "schema")
+	if code != exitFine || errOut != "" {
+		t.Errorf("exit %d: %s", code, errOut)
+	}
+	golden(t, "schema.golden", out)
+	if !json.Valid([]byte(out)) {
+		t.Error("not JSON")
+	}
+}
