@@ -24,6 +24,7 @@ type attachment struct {
 	link.Link
 	path     string // of the pin; empty where there is none
 	unpinned string // why there is none
+	taken    bool   // over from an earlier process
 }
 
 // remove detaches the program and removes the pin.
@@ -89,6 +90,7 @@ func (s *Steering) adopt(port int, dir string) (bool, error) {
 	default:
 		err = a.Update(s.programs[port])
 		if err == nil {
+			a.taken = true
 			s.attached[port] = a
 			return true, nil
 		}
@@ -111,6 +113,22 @@ func (s *Steering) Detach(port int) error {
 		return setupError(s.config.Ports[port].NIC.Name, -1, callDetach, err)
 	}
 	return nil
+}
+
+// Abandon is for a start that failed: what Attach attached is detached, and what
+// it took over from an earlier process stays attached, with the on-failure
+// verdict, since packets were held back before this start and still have to be.
+func (s *Steering) Abandon() error {
+	var errs []error
+	for i := range s.config.Ports {
+		s.mu.Lock()
+		a := s.attached[i]
+		s.mu.Unlock()
+		if a != nil && !a.taken {
+			errs = append(errs, s.Detach(i))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Move makes nic the device of a port: one of the same name came in the place of

@@ -117,9 +117,8 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			// A start that failed leaves nothing behind.
-			d.options.DetachOnExit = true
-			err = errors.Join(err, d.takeDown())
+			// A start that failed leaves what it found.
+			err = errors.Join(err, d.plane.steering.Abandon(), d.takeDown())
 		}
 	}()
 	// Workers spin on threads of their own; the control plane and the

@@ -99,11 +99,5 @@ func TestFaults(t *testing.T) {
 	w.fault("another daemon on the same interfaces", w.second)
 	w.fault("reload of a file with mistakes", w.badReload)
 	w.fault("reload that excludes a network", w.goodReload)
-	w.g.stop()
-	r.noPins()
-	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC, uplinkNIC} {
-		if r.steered(nic) {
-			t.Errorf("%s has an XDP program left", nic)
-		}
-	}
+	r.end(w.g)
 }

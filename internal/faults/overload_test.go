@@ -42,11 +42,25 @@ func (w *world) flood() {
 	}
 }
 
+// scatter sends a datagram to each of many ports: as many flows.
+func (r *rig) scatter(from *lab.Namespace, to string, n int) {
+	r.Helper()
+	var c net.PacketConn
+	r.must(from.Do(func() (err error) {
+		c, err = net.ListenPacket("udp4", ":0")
+		return err
+	}))
+	defer c.Close()
+	for i := range n {
+		c.WriteTo(make([]byte, 64), &net.UDPAddr{IP: net.ParseIP(to), Port: 20000 + i})
+	}
+}
+
 // blast sends datagrams as fast as it goes.
-func (w *world) blast(from *lab.Namespace, to string, n int) {
-	w.Helper()
+func (r *rig) blast(from *lab.Namespace, to string, n int) {
+	r.Helper()
 	var c net.Conn
-	w.must(from.Do(func() (err error) {
+	r.must(from.Do(func() (err error) {
 		c, err = net.Dial("udp4", to+":9")
 		return err
 	}))
@@ -61,7 +75,7 @@ func (w *world) blast(from *lab.Namespace, to string, n int) {
 func (w *world) fullUplink() {
 	before := w.g.drops("transmit-failed")
 	w.blast(w.top.Client1, uplinkPeer, 3000)
-	w.dropped("transmit-failed", before)
+	w.g.dropped("transmit-failed", before)
 	w.near.goesOn(resume)
 
 	read := make(chan error, 1)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sluice/internal/control"
+	"sluice/internal/lab"
 )
 
 // program is sluice, built once; "" where there is no lab to run it in.
@@ -35,8 +36,7 @@ func run(m *testing.M) int {
 		}
 		defer os.RemoveAll(dir)
 		program = filepath.Join(dir, "sluice")
-		build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build := exec.Command("go", append(buildFlags, "-buildvcs=false", "-o", program, "sluice/cmd/sluice")...)
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
 			return 1
@@ -147,6 +147,21 @@ func (g *gateway) stop() {
 	g.ended(0)
 }
 
+// end stops a gateway that takes its program away with it, and sees that it
+// did. From then on the kernel has the packets, and forwards them no more.
+func (r *rig) end(g *gateway) {
+	r.Helper()
+	r.noLeak()
+	r.must(r.top.Gateway.Sysctl("net/ipv4/ip_forward", "0"))
+	g.stop()
+	r.noPins()
+	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC, uplinkNIC} {
+		if r.steered(nic) {
+			r.Errorf("%s has an XDP program left", nic)
+		}
+	}
+}
+
 // ended waits for the end and compares the exit status.
 func (g *gateway) ended(want int) {
 	g.rig.Helper()
@@ -221,6 +236,17 @@ func (g *gateway) drops(reason string) uint64 {
 	}
 	g.rig.Fatalf("there is no drop reason %q", reason)
 	return 0
+}
+
+// dropped waits until more packets than before are dropped for a reason.
+func (g *gateway) dropped(reason string, before uint64) {
+	g.rig.Helper()
+	g.rig.eventually("drops as "+reason, func() error {
+		if n := g.drops(reason); n == before {
+			return fmt.Errorf("still %d; %s", n, g.allDrops())
+		}
+		return nil
+	})
 }
 
 // healthy waits until nothing is degraded and checks where the frames are.

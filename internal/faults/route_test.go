@@ -81,7 +81,7 @@ func (w *world) defaultRoute() {
 	w.far.stops()
 	w.near.goesOn(resume)
 	w.excluded.goesOn(resume)
-	w.dropped("no-route", before)
+	w.g.dropped("no-route", before)
 	w.must(w.netlink().RouteAdd(w.route("default", lab.RouterAddress)))
 }
 
@@ -121,7 +121,7 @@ func (w *world) failedNeighbour() {
 	before := w.g.drops("neighbour-unresolved")
 	w.must(server.SetDown(lab.HostNIC))
 	w.must(w.netlink().NeighDel(&netlink.Neigh{LinkIndex: w.link(lab.OutsideNIC).Attrs().Index, IP: net.ParseIP(lab.Server1Address)}))
-	w.dropped("neighbour-unresolved", before)
+	w.g.dropped("neighbour-unresolved", before)
 	w.far.goesOn(resume)
 	w.must(server.SetUp(lab.HostNIC))
 	w.must(server.AddRoute("default", lab.GatewayOutside))
@@ -136,20 +136,9 @@ func (w *world) mtu() {
 	w.must(w.netlink().LinkSetMTU(w.link(lab.OutsideNIC), 1400))
 	large.stops()
 	w.near.goesOn(resume)
-	w.dropped("fragmentation-needed", before)
+	w.g.dropped("fragmentation-needed", before)
 	w.must(w.netlink().LinkSetMTU(w.link(lab.OutsideNIC), 1500))
 	large.goesOn(resume)
-}
-
-// dropped waits until more packets than before are dropped for a reason.
-func (w *world) dropped(reason string, before uint64) {
-	w.Helper()
-	w.eventually("drops as "+reason, func() error {
-		if n := w.g.drops(reason); n == before {
-			return fmt.Errorf("still %d; %s", n, w.g.allDrops())
-		}
-		return nil
-	})
 }
 
 // overrun: while the process is stopped, more routing events come than its
