@@ -14,10 +14,23 @@
 //	create.go    birth and end of flows;  mapping.go, source.go, external.go
 //	state.go     the TCP state machine;  timeouts.go
 //	pool.go, epoch.go   where records come from and when they may be reused
+//	header.go    what the memory says of itself
+//	rebuild.go   adoption of what another process left;  remap.go, report.go
+//	verify.go    the check of everything, at rest
 //
 // It knows no frame, socket, file, configuration or clock: memory, time (in
 // Ticks) and the random seed are handed in. Policy and the choice of ports are
 // nat's.
+//
+// # What a crash leaves
+//
+// The memory may be a file's, and the process may be killed at any instruction.
+// A flow that was live is then a whole record: its identity was written before
+// its status said so, and a check sum seals it. Everything else, the index, the
+// references, the ports and the free records, can be in the middle of anything,
+// and is made again from the flows by whoever adopts the memory: see Remains. A
+// flow that was not complete is dropped: nothing had been sent for it yet, and
+// its first packet comes again.
 //
 // # Concurrency
 //

@@ -190,6 +190,7 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 		errs = append(errs, p.punts.close())
 	}
 	if p.state != nil {
+		left += p.state.left()
 		errs = append(errs, p.state.close())
 	}
 	return left, errors.Join(errs...)

@@ -156,6 +156,14 @@ func (s *state) status() control.StateFile {
 	return out
 }
 
+// left says what stays in the file.
+func (s *state) left() string {
+	if s.memory.Path() == "" || !s.rebuilt {
+		return ""
+	}
+	return fmt.Sprintf("; %d flows stay in %s for the next start", s.table.Count().Flows, s.memory.Path())
+}
+
 // close gives the memory back when no worker uses it any more. A table that is
 // whole is marked as left in order; one that was not made whole is left as it was
 // found.
