@@ -132,7 +132,12 @@ func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) v
 // masqueraded to, and that belongs to none of them.
 func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, x *conntrack.External) {
 	d.External = x
-	m := flows.MappingAt(x, p.Proto, p.DstPort)
+	var m *conntrack.Mapping
+	// An echo request has no external endpoint in its destination: its
+	// identifier is the sender's, and port 0 would be somebody's identifier 0.
+	if p.ICMPType != packet.ICMPEchoRequest || p.Proto != packet.ProtoICMP {
+		m = flows.MappingAt(x, p.Proto, p.DstPort)
+	}
 	switch {
 	case m == nil && s.Routes.Local(p.Dst):
 		d.Reason = verdict.HostOwned

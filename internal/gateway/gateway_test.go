@@ -223,6 +223,19 @@ func TestHairpin(t *testing.T) {
 	}
 }
 
+// TestPingOfAnExternalAddress: it belongs to no client, not even to the one whose
+// own ping holds identifier 0.
+func TestPingOfAnExternalAddress(t *testing.T) {
+	r := newRig(t, withPool)
+	r.send(insidePort, from{src: client, dst: server}.echo(t, packet.ICMPEchoRequest, 0))
+	r.one(outsidePort)
+	for _, on := range []fib.PortID{insidePort, outsidePort} {
+		sender := map[fib.PortID]uint32{insidePort: client2, outsidePort: server}[on]
+		r.send(on, from{src: sender, dst: pooled}.echo(t, packet.ICMPEchoRequest, 9))
+		r.none(verdict.NoMapping)
+	}
+}
+
 // TestPartialChecksum: what a local stack hands out over veth is finished, and
 // only on ports that such frames can come from.
 func TestPartialChecksum(t *testing.T) {
