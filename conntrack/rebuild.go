@@ -26,6 +26,7 @@ type Remains struct {
 	ports    [maxPorts]bool // those that still number the same interface
 	flows    freeList
 	orphans  []uint32 // mappings whose source record is another's
+	latest   *External
 	batch    [Burst]pending
 	nBatch   int
 	touched  uint64
@@ -34,8 +35,13 @@ type Remains struct {
 
 // pending is a flow that was found good by itself and waits for its buckets.
 type pending struct {
-	id, mapping           uint32
-	original, back, third uint64 // hashes of its tuples and of its mapping's key
+	id             uint32
+	original, back uint64 // hashes of its tuples
+
+	// Where it has a mapping:
+	x      *External
+	mapped uint64         // hash of the mapping's key
+	port   *atomic.Uint32 // the claim to the port, in x
 }
 
 // Adopt looks at the table that another process left in the first found bytes of
@@ -115,10 +121,11 @@ func asBytes[T any](records []T) []byte {
 }
 
 // look judges one flow record by itself. Those that pass are indexed in batches,
-// so that the misses on their buckets overlap; the order stays that of the ids,
-// and of two records that exclude each other the lower id stays.
+// so that the misses on what they lead to overlap; the order stays that of the
+// ids, and of two records that exclude each other the lower id stays.
 func (r *Remains) look(id uint32) {
-	f := &r.table.flows[id]
+	t := r.table
+	f := &t.flows[id]
 	switch status(f.status.Load()).phase() {
 	case phaseLive:
 	case phaseBuilding:
@@ -127,17 +134,16 @@ func (r *Remains) look(id uint32) {
 	default:
 		return
 	}
-	if why := r.judge(f); why != stays {
+	p := &r.batch[r.nBatch]
+	why := r.judge(f)
+	if why == stays {
+		why = r.locate(f, p)
+	}
+	if why != stays {
 		r.lose(id, why)
 		return
 	}
-	t := r.table
-	p := &r.batch[r.nBatch]
 	p.id, p.original, p.back = id, t.seed.hash(f.tuple[Original].key()), t.seed.hash(f.tuple[Reply].key())
-	p.mapping, p.third = 0, p.back
-	if int64(f.mapping) < int64(len(t.mappings)) && f.mapping != 0 {
-		p.mapping, p.third = f.mapping, t.seed.hash(f.mappingKey())
-	}
 	if r.nBatch++; r.nBatch == len(r.batch) {
 		r.insertBatch()
 	}
@@ -209,8 +215,10 @@ func (r *Remains) touch() {
 		p := &r.batch[i]
 		sum += t.buckets[reduce(p.original, t.nBuckets)].overflow.Load()
 		sum += t.buckets[reduce(p.back, t.nBuckets)].overflow.Load()
-		sum += t.buckets[reduce(p.third, t.nBuckets)].overflow.Load()
-		sum += uint64(t.mappings[p.mapping].refs.Load())
+		if p.x != nil {
+			sum += t.buckets[reduce(p.mapped, t.nBuckets)].overflow.Load()
+			sum += uint64(t.mappings[t.flows[p.id].mapping].refs.Load()) + uint64(p.port.Load())
+		}
 	}
 	r.touched = sum
 }
@@ -225,8 +233,8 @@ func (r *Remains) insert(p *pending) Loss {
 	if f.tuple[Original] != f.tuple[Reply] {
 		why = r.enter(f.tuple[Reply].key(), p.back, kindReply|uint64(p.id))
 	}
-	if why == stays {
-		why = r.restoreMapping(f, p.third)
+	if why == stays && p.x != nil {
+		why = r.restoreMapping(f, p)
 	}
 	if why != stays {
 		t.remove(p.original, tag(p.original)|slotLive|kindOriginal|uint64(p.id))

@@ -2,26 +2,44 @@ package conntrack
 
 import "sluice/internal/verdict"
 
-// restoreMapping gives an indexed flow the mapping that it refers to, which for
-// the first of its flows is made again. Nothing has changed where it returns
-// other than stays. h is the hash of the mapping's key.
-func (r *Remains) restoreMapping(f *Flow, h uint64) Loss {
+// locate finds what a flow's mapping will need, for p, and says whether it is
+// there.
+func (r *Remains) locate(f *Flow, p *pending) Loss {
 	t := r.table
-	switch {
-	case f.mapping == 0:
+	p.x = nil
+	if f.mapping == 0 {
 		return stays
-	case int64(f.mapping) >= int64(len(t.mappings)):
+	}
+	a := &f.tuple[Reply]
+	space, ok := portSpace(a.Proto)
+	if !ok || int64(f.mapping) >= int64(len(t.mappings)) {
 		return LostImplausible
-	case r.hairpin(f) && t.External(f.tuple[Original].Dst) == nil:
+	}
+	if r.hairpin(f) && t.External(f.tuple[Original].Dst) == nil {
 		return LostAddress
 	}
+	if r.latest == nil || r.latest.addr != a.Dst {
+		if r.latest = t.External(a.Dst); r.latest == nil {
+			return LostAddress
+		}
+	}
+	p.x, p.port = r.latest, &r.latest.ports[space][a.DstPort]
+	p.mapped = t.seed.hash(f.mappingKey())
+	return stays
+}
+
+// restoreMapping gives an indexed flow the mapping that it refers to, which for
+// the first of its flows is made again. Nothing has changed where it returns
+// other than stays.
+func (r *Remains) restoreMapping(f *Flow, p *pending) Loss {
+	t := r.table
 	m := &t.mappings[f.mapping]
 	if n := m.refs.Load(); n != 0 {
 		if !m.translates(f) {
 			return LostDuplicate
 		}
 		m.refs.Store(n + 1)
-	} else if why := r.remap(m, f, h); why != stays {
+	} else if why := r.remap(m, f, p); why != stays {
 		return why
 	}
 	if m.source != 0 {
@@ -53,21 +71,14 @@ func (f *Flow) mappingKey() key {
 // remap makes a mapping again for the first of its flows. What identifies it is
 // the flow's, whose seal vouches for it; the record keeps its history and its
 // source where it says the same.
-func (r *Remains) remap(m *Mapping, f *Flow, h uint64) Loss {
+func (r *Remains) remap(m *Mapping, f *Flow, p *pending) Loss {
 	o, a, id := &f.tuple[Original], &f.tuple[Reply], f.mapping
-	space, ok := portSpace(o.Proto)
-	if !ok {
-		return LostImplausible
-	}
-	x := r.table.External(a.Dst)
-	if x == nil {
-		return LostAddress
-	}
-	if !x.restore(space, a.DstPort, id) {
+	space, _ := portSpace(o.Proto)
+	if !p.x.restore(space, a.DstPort, id) {
 		return LostDuplicate
 	}
-	if why := r.enter(f.mappingKey(), h, kindMapping|uint64(id)); why != stays {
-		x.free(space, a.DstPort, id)
+	if why := r.enter(f.mappingKey(), p.mapped, kindMapping|uint64(id)); why != stays {
+		p.x.free(space, a.DstPort, id)
 		return why
 	}
 	if !m.translates(f) {
@@ -76,7 +87,7 @@ func (r *Remains) remap(m *Mapping, f *Flow, h uint64) Loss {
 		m.lastOut.Store(uint32(f.created))
 		r.report.Mended++
 	}
-	m.at = uint16(x.at.Load())
+	m.at = uint16(p.x.at.Load())
 	m.refs.Store(1)
 	r.restoreSource(m, id)
 	add(&r.counting.mappingCount, 1)
