@@ -87,6 +87,7 @@ func TestOwnErrors(t *testing.T) {
 		{"1812-5.3.1: TTL 1 in a known flow", mapped, insidePort, with(out, last).udp(t), "10.0.0.1", 11, 0, 0, verdict.TTLExpired},
 		{"1812-4.3.2.4: an answer with TTL 1, from the external address", mapped, outsidePort, with(back, last).udp(t), "192.0.2.1", 11, 0, 0, verdict.TTLExpired},
 		{"1812-4.3.2.4: to a host that sees true sources", nil, outsidePort, from{src: excluded, dst: client, sport: 1, dport: 2, ttl: 1}.udp(t), "192.0.2.1", 11, 0, 0, verdict.TTLExpired},
+		{"the external address is in sources itself", func(r *rig) { mapped(r); r.masqueradeAll() }, outsidePort, with(back, last).udp(t), "192.0.2.1", 11, 0, 0, verdict.TTLExpired},
 		{"1191, 4787-REQ-13: DF and too large", func(r *rig) { r.setMTU(1300) }, insidePort, with(out, large).udp(t), "10.0.0.1", 3, 4, 1300, verdict.FragmentationNeeded},
 		{"1191: DF and too large in a known flow", func(r *rig) { mapped(r); r.setMTU(1300) }, insidePort, with(out, large).udp(t), "10.0.0.1", 3, 4, 1300, verdict.FragmentationNeeded},
 		{"1191: an answer with DF and too large", func(r *rig) { mapped(r); r.setMTU(1300) }, outsidePort, with(back, large).udp(t), "192.0.2.1", 3, 4, 1300, verdict.FragmentationNeeded},
@@ -127,8 +128,24 @@ func TestOwnErrors(t *testing.T) {
 	}
 }
 
-func firstFragment(t testing.TB, f from) []byte {
-	frame := f.udp(t)
+// masqueradeAll has policy hide every address, the external one among them.
+func (r *rig) masqueradeAll() {
+	r.publish(func(s *Snapshot) {
+		s.Policy = nat.NewPolicy(nat.PolicyConfig{Enabled: true, Sources: []nat.Rule{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}})
+	})
+}
+
+// addPooled makes pooled an external address besides the interface's own.
+func (r *rig) addPooled() {
+	if err := r.table.AddExternal(conntrack.NewExternal(pooled, nil)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func firstFragment(t testing.TB, f from) []byte { return markMore(f.udp(t)) }
+
+// markMore says of a packet that fragments follow.
+func markMore(frame []byte) []byte {
 	h := frame[packet.EthernetLength:]
 	sum := packet.Update16(uint16(h[10])<<8|uint16(h[11]), 0, 0x2000)
 	h[6], h[10], h[11] = 0x20, byte(sum>>8), byte(sum)
@@ -153,6 +170,7 @@ func TestNoErrorAbout(t *testing.T) {
 		frame   []byte
 	}{
 		{"an ICMP error", nil, insidePort, last(client, server).quote(t, 3, 3, from{src: server, dst: client}.udp(t), 28)},
+		{"the first fragment of an ICMP error", nil, outsidePort, markMore(last(excluded, client).quote(t, 3, 3, from{src: client, dst: excluded}.udp(t), 28))},
 		{"a redirect", nil, insidePort, last(client, server).quote(t, 5, 1, from{src: server, dst: client}.udp(t), 28)},
 		{"an ICMP message that nobody knows", nil, insidePort, last(client, server).echo(t, 40, 1)},
 		{"a later fragment", nil, outsidePort, later(last(excluded, client))},
@@ -167,6 +185,7 @@ func TestNoErrorAbout(t *testing.T) {
 		{"a broadcast source", nil, insidePort, last(ip("10.0.0.255"), server).udp(t)},
 		{"our own inside source", nil, insidePort, last(gatewayInside, server).udp(t)},
 		{"our own external source", nil, outsidePort, last(external, client).udp(t)},
+		{"our own source, that the host does not hold", func(r *rig) { r.addPooled() }, outsidePort, last(pooled, ip("198.51.100.77")).udp(t)},
 		{"source and destination the same", nil, insidePort, last(client, client).udp(t)},
 		{"2827: an inside source from outside", nil, outsidePort, last(client2, client).udp(t)},
 		{"2827: an outside source from inside", nil, insidePort, last(server, excluded).udp(t)},
@@ -215,6 +234,28 @@ func TestErrorAboutHeld(t *testing.T) {
 			r.step()
 			r.quoted(insidePort, "10.0.0.1", frame, 3, 1)
 		})
+	}
+}
+
+// TestErrorAboutHeldOfAnother: while the packet waited, its flow ended, and
+// another host got the same external port towards the same destination. It is
+// not told about a packet that it did not send.
+func TestErrorAboutHeldOfAnother(t *testing.T) {
+	r := newRig(t)
+	f := from{src: client, dst: silent, sport: 4000, dport: 53}
+	r.send(insidePort, f.udp(t))
+	flow, _ := r.worker.flows.Find(conntrack.Tuple{Src: client, Dst: silent, SrcPort: 4000, DstPort: 53, Proto: packet.ProtoUDP}, r.now)
+	r.worker.flows.Retire(flow, verdict.None)
+	r.now += holdTicks - 1
+	f.src = client2
+	r.send(insidePort, f.udp(t))
+	if flow, _ := r.worker.flows.Find(conntrack.Tuple{Src: silent, Dst: external, SrcPort: 53, DstPort: 4000, Proto: packet.ProtoUDP}, r.now); flow == nil || flow.Tuple(conntrack.Original).Src != client2 {
+		t.Fatal("the other host did not get the port")
+	}
+	r.now++
+	r.step()
+	if n := len(r.ports[insidePort].sent()); n != 0 || r.drops(verdict.NeighbourUnresolved) != 1 {
+		t.Errorf("%d errors were sent; drops %v", n, r.allDrops())
 	}
 }
 

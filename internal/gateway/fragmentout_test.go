@@ -256,6 +256,18 @@ func TestIdentification(t *testing.T) {
 	}
 }
 
+// TestDivisible: a fragment keeps what it shares with the rest.
+func TestDivisible(t *testing.T) {
+	for flags, want := range map[packet.Flags]bool{0: true, packet.FlagOptions: true, packet.FlagDontFragment: false, packet.FlagFragment: false} {
+		if got := divisible(&packet.Packet{L3: 14, End: 14 + leastMTU + 1, Flags: flags}); got != want {
+			t.Errorf("flags %b: %v", flags, got)
+		}
+	}
+	if divisible(&packet.Packet{L3: 14, End: 14 + leastMTU}) {
+		t.Error("68 bytes are carried whole everywhere")
+	}
+}
+
 // TestIdents: workers never give out the same, and each as many as there are
 // before the first comes again; nobody who does not know the seed can tell where
 // they begin.
