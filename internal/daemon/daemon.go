@@ -56,6 +56,7 @@ type Daemon struct {
 // Run is `sluice run`: it returns when ctx is done and everything was taken
 // down, or with the first error that forwarding cannot survive.
 func Run(ctx context.Context, o Options) error {
+	began := time.Now()
 	c, warnings, err := load(o.ConfigPath)
 	if err != nil {
 		return err
@@ -75,7 +76,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer listener.Close()
 	d := &Daemon{
-		options: o, log: o.Logger, started: time.Now(),
+		options: o, log: o.Logger, started: began,
 		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest),
 	}
 	d.config = c
@@ -112,7 +113,10 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.plane, err = buildPlane(c); err != nil {
+	took := newSteps(d.started)
+	defer took.tell(d.log)
+	took.done("configuration")
+	if d.plane, err = buildPlane(c, took); err != nil {
 		return err
 	}
 	defer func() {
@@ -135,6 +139,7 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	if d.mirror, err = route.New(route.Config{Interfaces: names, Logger: d.log}); err != nil {
 		return err
 	}
+	took.done("routes")
 	d.publisher = *newPublisher(d.log, d.plane.table, d.plane.steering, &d.plane.pointer)
 	d.publisher.adopted = d.plane.adopted
 	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
@@ -146,15 +151,18 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 		return err
 	}
 	d.plane.state.rebuild(tick(d.plane.threads[0].clock.Now()))
+	took.done("flows")
 	d.plane.state.tell(d.log)
 	if err := d.publish(); err != nil {
 		return err
 	}
 	d.reserveHostPorts()
+	took.done("snapshot")
 	for _, nic := range d.plane.nics {
 		d.links = append(d.links, linkState{serving: nic.Ifindex})
 	}
 	d.refresh()
+	defer took.done("attach")
 	return d.plane.start()
 }
 

@@ -37,7 +37,7 @@ const spareFrames = 512
 
 // buildPlane sets everything up that needs the configuration alone. Nothing is
 // attached yet: no packet is touched before start.
-func buildPlane(c *config.Config) (_ *plane, err error) {
+func buildPlane(c *config.Config, took *steps) (_ *plane, err error) {
 	p := &plane{resolve: make(chan gateway.Neighbour, 256)}
 	defer func() {
 		if err != nil {
@@ -64,14 +64,18 @@ func buildPlane(c *config.Config) (_ *plane, err error) {
 	if err != nil {
 		return nil, err
 	}
+	took.done("interfaces")
 	if p.state, err = openState(c, len(plans)); err != nil {
 		return nil, err
 	}
 	p.table = p.state.table
+	took.done("flow memory")
 	if err := p.loadSteering(c, len(plans)); err != nil {
 		return nil, err
 	}
 	p.punts = newPunts(c, len(plans), &p.pointer)
+	took.done("programs")
+	defer took.done("sockets")
 	return p, p.makeThreads(c, plans, cpus)
 }
 
