@@ -103,6 +103,10 @@ func (r *Remains) begin(now Tick) {
 	atomic.StoreUint64(&t.header.clean, 0)
 	atomic.AddUint64(&t.header.generation, 1)
 	clear(asBytes(t.buckets))
+	// Never used, but looked at instead of one that is not there.
+	clear(asBytes(t.flows[:1]))
+	clear(asBytes(t.mappings[:1]))
+	clear(asBytes(t.sources[:1]))
 	for i := range t.mappings {
 		t.mappings[i].refs.Store(0)
 	}

@@ -239,8 +239,14 @@ func TestFlowsThatCannotStay(t *testing.T) {
 		{"mapping beyond the end", LostImplausible, func(f, _ *Flow) { f.mapping = 101; reseal(f) }},
 		{"masqueraded by nothing", LostImplausible, func(f, _ *Flow) { f.mapping = 0; reseal(f) }},
 		{"translated, but to be forwarded as it is", LostImplausible, func(f, _ *Flow) { f.seal, f.mapping = uint32(Forward), 0; reseal(f) }},
-		{"another's tuple", LostDuplicate, func(f, other *Flow) { f.tuple[0], f.tuple[1].SrcPort = other.tuple[0], other.tuple[1].SrcPort; reseal(f) }},
-		{"another's reply tuple", LostDuplicate, func(f, other *Flow) { f.tuple[1], f.tuple[0].DstPort = other.tuple[1], other.tuple[0].DstPort; reseal(f) }},
+		{"another's tuple", LostDuplicate, func(f, other *Flow) {
+			f.tuple[0], f.tuple[1].SrcPort = other.tuple[0], other.tuple[1].SrcPort
+			reseal(f)
+		}},
+		{"another's reply tuple", LostDuplicate, func(f, other *Flow) {
+			f.tuple[1], f.tuple[0].DstPort = other.tuple[1], other.tuple[0].DstPort
+			reseal(f)
+		}},
 		{"another's mapping", LostDuplicate, func(f, other *Flow) { f.mapping = other.mapping; reseal(f) }},
 		{"another's port", LostDuplicate, func(f, other *Flow) { f.tuple[1].DstPort = other.tuple[1].DstPort; reseal(f) }},
 		{"silent for too long", LostExpired, func(f, _ *Flow) { f.seen -= 121 * TicksPerSecond }},
