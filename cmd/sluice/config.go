@@ -12,8 +12,8 @@ import (
 func configCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "config",
-		Short: "Show and compare configurations",
-	}, configExampleCommand(a), configShowCommand(a), configDiffCommand(a), configSchemaCommand(a))
+		Short: "Show, compare and migrate configurations",
+	}, configExampleCommand(a), configShowCommand(a), configDiffCommand(a), configSchemaCommand(a), configMigrateCommand(a))
 }
 
 func configExampleCommand(a *app) *cobra.Command {

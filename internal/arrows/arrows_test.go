@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"internal/gateway": {"nat", "internal/fib", "conntrack", "internal/packet", "internal/verdict", "xdp"},
 
 	"xdp":              {},
+	"xdp/asavie":       {"xdp"},
 	"internal/flowmem": {},
 	"internal/route":   {"internal/fib"},
 	"internal/config":  {},
@@ -35,17 +36,18 @@ var mayImport = map[string][]string{
 	"internal/explain": {
 		"internal/gateway", "internal/control", "internal/config", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
+	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
 		"internal/explain",
 		"internal/gateway", "internal/route", "internal/control", "internal/config", "internal/flowmem",
-		"xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 
 	"internal/lab":    {},
 	"internal/demo":   {"internal/lab", "internal/control"},
 	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
-	"cmd/sluice":      {"internal/daemon", "internal/control", "internal/config", "internal/demo", "internal/verdict", "nat"},
+	"cmd/sluice":      {"internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/verdict", "nat"},
 }
 
 // testsMayImport is what the tests of any package may import besides.
@@ -71,7 +73,7 @@ var pureLibraries = []string{"github.com/gaissmai/bart"}
 // mayUseUnsafe are the packages that share memory or system calls with the
 // kernel, and the one that lays its records over bytes. Only they import unsafe
 // or x/sys.
-var mayUseUnsafe = []string{"xdp", "internal/flowmem", "internal/agent", "conntrack"}
+var mayUseUnsafe = []string{"xdp", "xdp/asavie", "internal/flowmem", "internal/agent", "conntrack"}
 
 const module = "sluice"
 

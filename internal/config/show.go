@@ -118,3 +118,40 @@ func (e External) String() string {
 	}
 	return e.Prefix.String()
 }
+
+// Brief writes c as a configuration file without the keys that have their
+// default. Parse reads it back to the same.
+func Brief(c *Config) (string, error) {
+	n := briefNode(reflect.ValueOf(c).Elem(), reflect.ValueOf(Default()).Elem())
+	text, err := yaml.Dump(n, yaml.WithIndent(2), yaml.WithLineWidth(-1))
+	if err != nil {
+		return "", fmt.Errorf("%s: cannot be written as YAML: %w", c.Path, err)
+	}
+	return string(text), nil
+}
+
+func briefNode(v, def reflect.Value) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	for i := range v.NumField() {
+		key := v.Type().Field(i).Tag.Get("yaml")
+		f, d := v.Field(i), def.Field(i)
+		if key == "" || key == "-" || same(f, d) {
+			continue
+		}
+		var value *yaml.Node
+		switch t := f.Type(); {
+		case t.Kind() == reflect.Struct && !isLeaf(t):
+			value = briefNode(f, d)
+		case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && !isLeaf(t.Elem()):
+			value = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+			for j := range f.Len() {
+				entry := briefNode(f.Index(j), newEntry(t.Elem()))
+				value.Content = append(value.Content, entry)
+			}
+		default:
+			value = node(f)
+		}
+		n.Content = append(n.Content, scalarNode(key, "!!str"), value)
+	}
+	return n
+}
