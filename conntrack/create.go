@@ -25,7 +25,8 @@ type NewFlow struct {
 // dir which of its directions nf.Original is. Of several workers that create the
 // same flow at the same moment one does, and all get the same. Where r is not
 // None nothing has changed: FlowTableFull, or ReplyTupleTaken if another flow
-// already waits for nf.Reply.
+// already waits for nf.Reply. A full table ends nothing to make room (RFC 6888
+// REQ-11D).
 //
 // The first packet is not counted; Touch it like any other.
 func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {

@@ -77,7 +77,7 @@ func (x *External) Holds(proto uint8, port uint16) bool {
 
 // NextFree returns the first port from `from` on that is neither held nor
 // reserved, continuing at lo after hi. It looks at every port of [lo, hi] before
-// it gives up. A from outside means lo. Another worker may claim the port
+// it gives up (RFC 6888 REQ-13). A from outside means lo. Another worker may claim the port
 // before the caller does.
 func (x *External) NextFree(proto uint8, from, lo, hi uint16) (port uint16, ok bool) {
 	space, known := portSpace(proto)

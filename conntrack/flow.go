@@ -92,7 +92,8 @@ func (f *Flow) State() State { return status(f.status.Load()).state() }
 // Alive reports whether the flow has not ended.
 func (f *Flow) Alive() bool { return status(f.status.Load()).phase() == phaseLive }
 
-// Touch counts a packet of n bytes, and puts off the flow's end.
+// Touch counts a packet of n bytes, and puts off the flow's end: packets of both
+// directions do (RFC 4787 REQ-6).
 func (f *Flow) Touch(d Direction, n int, now Tick) {
 	storeTick(&f.seen, now)
 	addCounter(&f.packets[d&1], 1)

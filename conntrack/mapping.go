@@ -68,7 +68,8 @@ func (m *Mapping) end(t *Table) {
 	}
 }
 
-// portSpace is the array of an External that proto's ports are in.
+// portSpace is the array of an External that proto's ports are in: protocols
+// share nothing (RFC 7857 5, RFC 7857 6).
 func portSpace(proto uint8) (int, bool) {
 	switch proto {
 	case packet.ProtoTCP:
@@ -164,7 +165,7 @@ func (w *Worker) enter(m *Mapping, id uint32) (*Mapping, verdict.Reason) {
 }
 
 // Release gives back a reference. With the last one the mapping ends and its
-// port is free.
+// port is free, at once (RFC 7857 11).
 func (w *Worker) Release(m *Mapping) {
 	if m.refs.Add(^uint32(0)) != 0 {
 		return

@@ -133,9 +133,10 @@ func (s status) next(proto uint8, d Direction, flags uint8) status {
 	return s
 }
 
-// tcp is the status after a segment. It looks at flags only: sequence numbers
-// are not checked yet, so nothing here may make a flow easier to kill than its
-// end points are (RFC 5961), and no state stops a packet.
+// tcp is the status after a segment: the states of RFC 7857 2, by flags only.
+// Sequence numbers are not checked yet, so nothing here may make a flow easier to
+// kill than its end points are (RFC 5961 3): and no state stops a packet (RFC
+// 5382 REQ-2), the RST that answers a challenge ACK included (RFC 5961 10).
 func (s status) tcp(d Direction, flags uint8) status {
 	from, to := uint(d&1), uint(d&1^1)
 	if flags&packet.TCPRst != 0 {
@@ -168,7 +169,7 @@ func (s status) reopens(d Direction) bool {
 
 // opening is s by how far the handshake got. Each SYN must have been
 // acknowledged; in which order they came does not matter, so that a
-// simultaneous open works (RFC 5382 REQ-2), and an ACK of the responder alone,
+// simultaneous open works (RFC 5382 REQ-2a), and an ACK of the responder alone,
 // such as a challenge ACK, establishes nothing.
 func (s status) opening() status {
 	switch {
@@ -190,7 +191,8 @@ func (s status) revived(d Direction, flags uint8) status {
 	return s
 }
 
-// closing is s after the FIN, or the ACK of the last one, in a segment.
+// closing is s after the FIN, or the ACK of the last one, in a segment. Data
+// changes nothing (RFC 5961 5).
 func (s status) closing(d Direction, flags uint8) status {
 	from := uint(d & 1)
 	switch s.state() {

@@ -21,7 +21,7 @@ func DefaultTimeouts() Timeouts {
 		TCPEstablished: 124 * m, // RFC 5382 REQ-5: not under 2 h 4 min
 		TCPTransitory:  4 * m,   // RFC 5382 REQ-5: not under 4 min
 		TCPSyn:         4 * m,   // RFC 7857 2.1
-		TCPClose:       4 * m,   // RFC 7857 2.2
+		TCPClose:       4 * m,   // RFC 7857 2.2; RFC 5961 7: by then a connection that lives has shown it
 		TCPTimeWait:    2 * m,
 		UDP:            5 * m,  // RFC 4787 REQ-5: 5 min recommended
 		UDPUnreplied:   2 * m,  // RFC 4787 REQ-5: not under 2 min

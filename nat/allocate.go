@@ -109,7 +109,7 @@ func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside
 // The inside port is kept where it is free and in the range; otherwise the next
 // free one is taken from a random start, over the whole range. So this fails with
 // PortsExhausted when no port is free, and never by chance; and it never ends a
-// mapping to make room (RFC 6888 REQ-11).
+// mapping to make room (RFC 6888 REQ-11A, REQ-11D).
 func (a *Allocator) Map(w *conntrack.Worker, ext *conntrack.External, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
 	if m := w.FindMapping(proto, inside, port, ext); m != nil {
 		return m, verdict.None
@@ -169,7 +169,8 @@ func (a *Allocator) candidate(ext *conntrack.External, proto uint8, inside uint1
 	return a.search(ext, proto, rest)
 }
 
-// search takes the first free port of r from a random start (RFC 6056 3.3.2).
+// search takes the first free port of r from a random start (RFC 6056 3.3.2, RFC
+// 6888 REQ-15, RFC 7857 9).
 func (a *Allocator) search(ext *conntrack.External, proto uint8, r PortRange) (uint16, bool) {
 	if r.empty() {
 		return 0, false

@@ -10,8 +10,9 @@ import (
 
 // highestCode is, for every ICMP error that is translated, the highest code that
 // IANA has assigned (RFC 792, 1812, 4884). RFC 5508 REQ-10a asks for destination
-// unreachable and time exceeded, and allows parameter problem (REQ-10b). Source
-// quench is deprecated (RFC 6633), and a redirect speaks about one link's hosts.
+// unreachable (also RFC 4787 REQ-12b, RFC 5382 REQ-9) and time exceeded, and RFC
+// 5508 REQ-10b allows parameter problem. Source quench is deprecated (REQ-10c, RFC
+// 6633), and a redirect speaks about one link's hosts.
 func highestCode(icmpType uint8) int {
 	switch icmpType {
 	case packet.ICMPUnreachable:
@@ -36,7 +37,7 @@ func highestCode(icmpType uint8) int {
 //   - an error about an error or about a later fragment, which nobody may send
 //     (RFC 1812 4.3.2.7).
 //
-// Quoted options are skipped by the header length (REQ-3b).
+// Quoted options are skipped by the header length (RFC 5508 REQ-3b).
 func QuotedTuple(frame []byte, p *packet.Packet) (t conntrack.Tuple, quoted packet.Packet, r verdict.Reason) {
 	if int(p.ICMPCode) > highestCode(p.ICMPType) {
 		return t, quoted, verdict.ICMPUnsupported
@@ -70,8 +71,8 @@ func QuotedTuple(frame []byte, p *packet.Packet) (t conntrack.Tuple, quoted pack
 // of the outer header, the message, the quoted header, and the quoted transport
 // where the quote reaches that far. p and quoted follow.
 //
-// RFC 4884 extensions stay as they are (REQ-3d): they begin at least 128 bytes
-// into the quote, and nothing is written beyond the quoted TCP checksum, which
+// RFC 4884 extensions stay as they are (RFC 5508 REQ-3d): they begin at least 128
+// bytes into the quote, and nothing is written beyond the quoted TCP checksum, which
 // ends at 60 + 18.
 func RewriteError(frame []byte, p, quoted *packet.Packet, quotedTo conntrack.Tuple, outerSrc, outerDst uint32) {
 	message := frame[p.L4:p.End]

@@ -217,7 +217,7 @@ func TestErrorHalfChecksum(t *testing.T) {
 }
 
 // TestErrorRefused has what RFC 5508 REQ-3 and RFC 1812 4.3.2.7 refuse, and the
-// types that REQ-10 leaves out.
+// types that RFC 5508 REQ-10 leaves out.
 func TestErrorRefused(t *testing.T) {
 	flow := quotedFlows()["UDP"]
 	quoted := flow.inside.translated(flow.outside)

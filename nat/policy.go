@@ -159,8 +159,8 @@ func address(a uint32) netip.Addr {
 }
 
 // Decide says whether a packet from src to dst, both in host byte order, that is
-// about to leave by an outside interface is masqueraded, and by which rule. It
-// may be asked for a packet that begins a flow only: the reply test (Cilium's
+// about to leave by an outside interface is masqueraded, and by which rule: some
+// destinations see the true source (RFC 6888 REQ-6). It may be asked for a packet that begins a flow only: the reply test (Cilium's
 // test 2) is the flow table's, which, unlike Cilium's, does not take a flow
 // that has expired for one that is alive.
 //

@@ -63,7 +63,9 @@ func (d delta) storeUDP(b []byte) {
 // fragments get addresses only, and so do protocols without ports. A partial
 // checksum must have been completed before (packet.Partial).
 //
-// Where to is what the packet has already, nothing is written.
+// Where to is what the packet has already, nothing is written. Payload is never
+// looked at: there is no application layer gateway (RFC 4787 REQ-10, RFC 5382
+// REQ-6).
 func Rewrite(frame []byte, p *packet.Packet, to conntrack.Tuple) {
 	if p.Src == to.Src && p.Dst == to.Dst && p.SrcPort == to.SrcPort && p.DstPort == to.DstPort {
 		return

@@ -170,7 +170,7 @@ func (d *decoder) checkNodes(key string, nodes []Node) {
 }
 
 // checkExternals holds masquerade.addresses to addresses that can be told apart
-// and used.
+// and used: of any shape, but for their number (RFC 6888 REQ-3).
 func (d *decoder) checkExternals(m *Masquerade) {
 	const key = "masquerade.addresses"
 	if len(m.Addresses) == 0 {

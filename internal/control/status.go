@@ -13,7 +13,7 @@ type Version struct {
 	Arch    string `json:"arch"`
 }
 
-// Status is the whole of what `sluice status` shows.
+// Status is the whole of what `sluice status` shows (RFC 6888 REQ-10).
 type Status struct {
 	Version       Version       `json:"version"`
 	PID           int           `json:"pid"`

@@ -14,7 +14,8 @@ const pressure = 0.9
 // trusting a worker.
 const staleSeconds = 1.0
 
-// degraded lists what is not as it should be, each with what to do about it.
+// degraded lists what is not as it should be, each with what to do about it; also
+// what is about to run out (RFC 6888 REQ-11C).
 func degraded(s *control.Status) (list []control.Degradation) {
 	add := func(remedy, format string, args ...any) {
 		list = append(list, control.Degradation{What: fmt.Sprintf(format, args...), Remedy: remedy})

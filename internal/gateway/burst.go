@@ -93,7 +93,7 @@ func (w *Worker) refuse(d xdp.Desc, frame []byte, r verdict.Reason) {
 func (w *Worker) decide(k int) {
 	i := w.index[k]
 	d, p := w.frames[i], &w.packets[i]
-	// RFC 1812 5.3.1: what is for the host itself may arrive with any TTL.
+	// RFC 1812 4.2.2.9: what is for the host itself may arrive with any TTL.
 	if p.TTL <= 1 && !w.snapshot.Routes.Local(p.Dst) {
 		w.reject(d, w.frame(d), p, w.in, verdict.TTLExpired)
 		return

@@ -112,7 +112,7 @@ func (s *Snapshot) notUnicast(table *conntrack.Table, src uint32) verdict.Reason
 
 // decideOutside decides whether a new flow from outside may pass at all.
 func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) verdict.Reason {
-	// RFC 2827, RFC 3704: a source that we would reach on the inside does not
+	// RFC 1812 5.3.8, RFC 2827: a source that we would reach on the inside does not
 	// come from outside.
 	if _, back := s.Routes.Lookup(p.Src, p.Dst, in, 0); back.Type == fib.Forward && s.Roles[back.Port] == RoleInside {
 		return verdict.SpoofedSource
@@ -144,11 +144,11 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 	case m == nil:
 		d.Reason = verdict.NoMapping
 	case !d.Inside:
-		d.Reason = verdict.Filtered // RFC 4787 REQ-8, address and port dependent
+		d.Reason = verdict.Filtered // RFC 4787 REQ-8, RFC 5382 REQ-3: address and port dependent
 	case !s.Hairpin:
 		d.Reason = verdict.HairpinDisabled
 	default:
-		// RFC 4787 REQ-9: between inside hosts, with the external source.
+		// RFC 4787 REQ-9, RFC 5382 REQ-8: between inside hosts, with the external source.
 		d.Target.Dst, d.Target.DstPort = m.Inside()
 		if d.Reason = s.lookup(d, in, p); d.Reason == verdict.None {
 			d.Kind, d.Reason = conntrack.Masquerade, translatable(p)
@@ -156,18 +156,19 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 	}
 }
 
-// translatable refuses what cannot begin a masqueraded flow.
+// translatable refuses what cannot begin a masqueraded flow: what begins one
+// behaves as its protocol's RFC asks (RFC 6888 REQ-1).
 func translatable(p *packet.Packet) verdict.Reason {
 	switch p.Proto {
 	case packet.ProtoTCP:
-		// RFC 5382: mid-stream segments begin nothing (tcp-pickup: off).
+		// RFC 5382 REQ-5: mid-stream segments begin nothing (tcp-pickup: off).
 		if p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst) != packet.TCPSyn {
 			return verdict.TCPWithoutFlow
 		}
 	case packet.ProtoUDP:
 	case packet.ProtoICMP:
-		if !p.Is(packet.FlagEcho) {
-			return verdict.ICMPUnsupported
+		if !p.Is(packet.FlagEcho) { // RFC 5508 REQ-1
+			return verdict.ICMPUnsupported // RFC 5508 REQ-11
 		}
 		if p.ICMPType == packet.ICMPEchoReply {
 			return verdict.ReplyWithoutFlow

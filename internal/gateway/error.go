@@ -44,7 +44,8 @@ func (k ErrorKind) String() string {
 
 // errorFor is what the sender of a packet that was dropped is told; nothing,
 // where there is no entry. A packet that policy refuses, or that nothing is
-// mapped for, is dropped in silence: an answer would help none but a scanner.
+// mapped for, is dropped in silence: an answer would help none but a scanner (RFC
+// 5382 REQ-4 lets a SYN go unanswered).
 var errorFor = [verdict.Count]ErrorKind{
 	verdict.TTLExpired:          TimeExceeded,        // RFC 1812 5.3.1
 	verdict.FragmentationNeeded: FragmentationNeeded, // RFC 1812 5.2.7.1, RFC 4787 REQ-13
@@ -66,7 +67,7 @@ var errorFor = [verdict.Count]ErrorKind{
 }
 
 // tooBig is the reason to drop a packet with DF set that is larger than mtu,
-// which it keeps for the error that says so.
+// which it keeps for the error that says so (RFC 1812 4.3.3.3, RFC 1191).
 func (w *Worker) tooBig(mtu uint16) verdict.Reason {
 	w.mtu = mtu
 	return verdict.FragmentationNeeded

@@ -117,7 +117,7 @@ func hopReason(hop *fib.Hop) verdict.Reason {
 	case fib.Blackhole:
 		return verdict.RouteBlackhole
 	case fib.Broadcast:
-		return verdict.DirectedBroadcast
+		return verdict.DirectedBroadcast // RFC 1812 5.3.5, as RFC 2644 has it
 	}
 	return verdict.NoRoute
 }

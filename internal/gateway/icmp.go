@@ -22,7 +22,8 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 		return r
 	}
 	// The quoted packet travelled the other way: what answers it would arrive
-	// here in direction dir, and so does the error.
+	// here in direction dir, and so does the error: by whomever it is (RFC 4787
+	// REQ-12a), and also between inside hosts (RFC 5508 REQ-7).
 	flow, dir := w.flows.Find(quotedTuple.Reverse(), w.now)
 	if flow == nil {
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
@@ -52,6 +53,7 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if r := w.ready(&hop, arrived); r != verdict.None {
 		return r
 	}
+	// RFC 5508 REQ-4, REQ-5: the quote as its sender knows it; type and code stay.
 	nat.RewriteError(frame, p, &quoted, flow.Tuple(dir.Opposite()), src, after.Dst)
 	if src != arrived && divisible(p) {
 		w.identify(frame, p)

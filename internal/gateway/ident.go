@@ -66,7 +66,7 @@ func divisible(p *packet.Packet) bool {
 // identify gives a packet that got another source an identification that is
 // that source's: the hosts behind a NAT do not know of each other, and if two
 // used the same one at the same time, the receiver would put fragments of both
-// together (RFC 6864).
+// together (RFC 6864, RFC 7857 10).
 func (w *Worker) identify(frame []byte, p *packet.Packet) {
 	packet.SetID(frame, p, w.idents.next(p.Src, p.Dst, p.Proto))
 }

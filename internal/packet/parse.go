@@ -191,7 +191,7 @@ const (
 
 // checkOptions walks the option list: one byte for End and Nop, a length of at
 // least 2 that stays inside the header for all others. Source routes are
-// refused (RFC 7126 4.3, 4.4); unknown options pass (RFC 1812 5.2.4).
+// refused (RFC 7126 4.3, 4.4, RFC 1812 5.3.13.4); unknown options pass (RFC 1812 5.2.4).
 func checkOptions(b []byte) verdict.Reason {
 	for i := 0; i < len(b); {
 		switch b[i] {
