@@ -55,9 +55,10 @@ var errorFor = [verdict.Count]ErrorKind{
 	verdict.RouteProhibited:     Prohibited,
 	verdict.NeighbourUnresolved: HostUnreachable, // RFC 1812 3.3.2
 
-	// RFC 5508 REQ-8, resource constraints. RFC 6888 REQ-11B would have host
-	// unreachable, which a TCP does not give up for; but it speaks of carriers
-	// whose pool is soon free again, and code 13 names the culprit.
+	// RFC 5508 REQ-8, for want of resources. RFC 6888 REQ-11B has host
+	// unreachable instead, which a TCP that is opening waits out. That is for
+	// carriers, whose subscribers cannot do anything about it; here code 13 tells
+	// the gateway's shortage apart from a host that is down.
 	verdict.PortsExhausted:    Prohibited,
 	verdict.NoExternalAddress: Prohibited,
 	verdict.FlowTableFull:     Prohibited,
@@ -166,7 +167,7 @@ func (s *Snapshot) mayTell(hop *fib.Hop, in fib.PortID, p *packet.Packet, w *Wor
 // may be seen outside, an external one. 0 is none.
 func (s *Snapshot) errorSource(out fib.PortID, dst uint32) uint32 {
 	addr := s.Routes.Interface(out).Primary
-	if !s.leavesOutside(out, dst) || addr != 0 && (s.ownsExternal(out, addr) || !s.Policy.Decide(addr, dst).Masquerade) {
+	if !s.leavesOutside(out, dst) || addr != 0 && !s.Policy.Decide(addr, dst).Masquerade {
 		return addr
 	}
 	if s.Pools[out] == nil {

@@ -249,6 +249,14 @@ func TestIdentification(t *testing.T) {
 	if len(seen) != 200 {
 		t.Errorf("two hosts that use identification 9 all the time left with %d in 200 packets", len(seen))
 	}
+	// An inner router's error gets the external address, and with it an
+	// identification.
+	r.send(outsidePort, from{src: server, dst: external, sport: 53, dport: 4000, payload: long}.udp(t))
+	delivered := r.one(insidePort)
+	r.send(insidePort, from{src: client, dst: server}.quote(t, 3, 3, delivered.raw, 100))
+	if got := r.one(outsidePort).ip.Id; got == 9 {
+		t.Error("a translated error keeps its sender's identification")
+	}
 	for name, f := range map[string]from{"DF": whole, "too short to be divided": short, "not translated": hidden} {
 		if got := id(r, f); got != 9 {
 			t.Errorf("%s: identification %d, want 9 as it came", name, got)

@@ -6,7 +6,8 @@ import "sluice/xdp"
 // a burst, never once a packet.
 type Port interface {
 	// Receive fills descs with received frames and returns how many. The
-	// frames belong to the caller until it transmits or frees them.
+	// frames belong to the caller until it transmits or frees them. In front of
+	// each, packet.ICMPErrorOverhead bytes of memory are its own, too.
 	Receive(descs []xdp.Desc) int
 
 	// Transmit queues frames for sending and returns how many it took; the
