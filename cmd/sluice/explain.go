@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -86,11 +85,7 @@ func (a *app) explanation(c *cobra.Command, path string, q control.Question) (co
 	if err != nil {
 		return control.Explanation{}, err
 	}
-	e, err := daemon.ExplainFile(cfg, q)
-	if err != nil {
-		return e, errors.New("--" + err.Error())
-	}
-	return e, nil
+	return daemon.ExplainFile(cfg, q)
 }
 
 // printExplanation prints the decisions as a table, and the verdict alone on the
