@@ -2,6 +2,7 @@ package faults
 
 import (
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -10,6 +11,9 @@ import (
 
 // toGateway is the port of each switch that the gateway is plugged into.
 const toGateway = "gateway"
+
+// arpRepeat is net.ipv4.neigh.default.retrans_time_ms.
+const arpRepeat = time.Second
 
 // switchOf is the switch that an interface of the gateway is plugged into.
 func (w *world) switchOf(nic string) *lab.Namespace {
@@ -32,7 +36,9 @@ func (w *world) downAndUp(nic string) {
 	w.restore(routes)
 }
 
-// carrier: the far end goes down and up again.
+// carrier: the far end goes down and up again. The switch forwards a little later
+// than the carrier is there; an ARP request that is lost meanwhile is repeated by
+// the kernel after a second.
 func (w *world) carrier(nic string) {
 	sw := w.switchOf(nic)
 	w.must(sw.SetDown(toGateway))
@@ -40,6 +46,8 @@ func (w *world) carrier(nic string) {
 	w.g.degraded("interface " + nic + " is down")
 	w.quiet()
 	w.must(sw.SetUp(toGateway))
+	w.near.goesOn(resume + arpRepeat)
+	w.far.goesOn(resume + arpRepeat)
 }
 
 // quiet: a worker that cannot send does not use its CPU up for that.

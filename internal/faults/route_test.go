@@ -128,7 +128,8 @@ func (w *world) failedNeighbour() {
 }
 
 // mtu: packets that no longer fit are dropped by name, until they fit again.
-// Smaller ones go on.
+// Smaller ones go on. An MTU that the frames of the workers cannot take shows in
+// status.
 func (w *world) mtu() {
 	large := w.stream("large", w.top.Client1, lab.Server1Address, 1440)
 	large.goesOn(resume)
@@ -139,6 +140,10 @@ func (w *world) mtu() {
 	w.g.dropped("fragmentation-needed", before)
 	w.must(w.netlink().LinkSetMTU(w.link(lab.OutsideNIC), 1500))
 	large.goesOn(resume)
+
+	w.must(w.netlink().LinkSetMTU(w.link(uplinkNIC), 3000))
+	w.g.degraded("interface " + uplinkNIC + " has MTU 3000")
+	w.must(w.netlink().LinkSetMTU(w.link(uplinkNIC), 1500))
 }
 
 // overrun: while the process is stopped, more routing events come than its

@@ -18,6 +18,12 @@ import (
 const (
 	iffLowerUp = 0x10000 // IFF_LOWER_UP: the driver has a carrier
 
+	// ready are the flags of a link that passes frames. IFF_RUNNING comes last:
+	// until the kernel's link watch has run, up to a second after the carrier,
+	// it throws its own frames away, and an ARP request that is lost is not
+	// repeated for another second.
+	ready = syscall.IFF_UP | iffLowerUp | syscall.IFF_RUNNING
+
 	ifaFSecondary = 0x01 // IFA_F_SECONDARY
 )
 
@@ -115,7 +121,7 @@ func describe(l netlink.Link) link {
 	is := link{
 		index: int32(a.Index),
 		mtu:   uint16(min(max(a.MTU, 0), 65535)),
-		up:    a.RawFlags&syscall.IFF_UP != 0 && a.RawFlags&iffLowerUp != 0,
+		up:    a.RawFlags&ready == ready,
 		// The kinds whose senders may leave a checksum to the receiver's hardware.
 		virtual: l.Type() == "veth" || l.Type() == "tun" || l.Type() == "tuntap" || a.ParentDevBus == "virtio",
 	}
