@@ -134,6 +134,14 @@ func (p *Port) Flush() {
 	}
 }
 
+// Descriptors are those of the sockets that receive, for poll.
+func (p *Port) Descriptors() (fds []int) {
+	for _, s := range p.rx {
+		fds = append(fds, s.fd)
+	}
+	return fds
+}
+
 // Pending is how many queued frames the kernel has not taken yet.
 func (p *Port) Pending() int { return p.tx.Pending() }
 

@@ -37,6 +37,17 @@ type WaiterConfig struct {
 	Yield bool
 }
 
+// Waitable is a port that a Waiter can wait for: Port, or another driver's.
+type Waitable interface {
+	// Descriptors are those of the sockets that receive. They are asked for
+	// when the Waiter is told of the port.
+	Descriptors() []int
+
+	// State and Pending are asked for once a sleep.
+	State() State
+	Pending() int
+}
+
 // Waiter decides when a worker without work spins and when it sleeps, and
 // sleeps for it, until a frame arrives, Wake is called or a time is over. It
 // belongs to the worker's goroutine, except for Wake.
@@ -47,7 +58,7 @@ type WaiterConfig struct {
 // the thread, and sparse traffic costs next to no CPU.
 type Waiter struct {
 	fds   []unix.PollFd // [0] is the eventfd
-	ports []*Port
+	ports []Waitable
 	event int
 	count [8]byte // what the eventfd had, once read
 	max   time.Duration
@@ -77,12 +88,29 @@ func NewWaiter(cfg WaiterConfig) (*Waiter, error) {
 
 // SetPorts replaces the ports to wait for, after one was closed or opened anew.
 func (w *Waiter) SetPorts(ports []*Port) {
-	w.ports = ports
-	w.fds = append(w.fds[:0], unix.PollFd{Fd: int32(w.event), Events: unix.POLLIN})
+	w.begin()
 	for _, p := range ports {
-		for _, s := range p.rx {
-			w.fds = append(w.fds, unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN})
-		}
+		w.add(p)
+	}
+}
+
+// Watch is SetPorts for the ports of whatever driver.
+func (w *Waiter) Watch(ports []Waitable) {
+	w.begin()
+	for _, p := range ports {
+		w.add(p)
+	}
+}
+
+func (w *Waiter) begin() {
+	w.ports = w.ports[:0]
+	w.fds = append(w.fds[:0], unix.PollFd{Fd: int32(w.event), Events: unix.POLLIN})
+}
+
+func (w *Waiter) add(p Waitable) {
+	w.ports = append(w.ports, p)
+	for _, fd := range p.Descriptors() {
+		w.fds = append(w.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
 }
 

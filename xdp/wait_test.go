@@ -183,7 +183,7 @@ func TestPendingShortensSleep(t *testing.T) {
 	u := heapUMEM(4)
 	s, _, _, _, _ := heapSocket(u, 4)
 	w := newWaiter(t, WaiterConfig{})
-	w.ports = []*Port{{tx: s, sockets: []*Socket{s}}}
+	w.SetPorts([]*Port{{tx: s, sockets: []*Socket{s}}})
 	var d [1]Desc
 	u.Allocate(d[:])
 	d[0].Len = 60
