@@ -14,8 +14,8 @@ import (
 // lists follow from them and are made again. Mappings and sources that match
 // keep their ids and history; those that do not are mended.
 //
-// Making them again needs no moment at which it must not be interrupted: what
-// it reads, the first line of live flows, it never writes.
+// Making them again can itself be killed at any instruction: what it goes by, the
+// part of a live flow that the seal covers, it never writes.
 type Remains struct {
 	table *Table
 	cfg   Config
@@ -108,7 +108,9 @@ func (r *Remains) begin(now Tick) {
 	clear(asBytes(t.mappings[:1]))
 	clear(asBytes(t.sources[:1]))
 	for i := range t.mappings {
-		t.mappings[i].refs.Store(0)
+		if refs := &t.mappings[i].refs; refs.Load() != 0 {
+			refs.Store(0)
+		}
 	}
 	for i := range t.sources {
 		t.sources[i].refs.Store(0)

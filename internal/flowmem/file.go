@@ -114,14 +114,18 @@ func privateDirectory(dir string) error {
 	if err == nil || !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
+	var name, st unix.Stat_t // of the directory, and of a link that may lead there
+	if err := errors.Join(unix.Lstat(dir, &name), unix.Stat(dir, &st)); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
-	switch euid := uint32(os.Geteuid()); {
+	euid := uint32(os.Geteuid())
+	theirs := func(st *unix.Stat_t) bool { return st.Uid != euid && st.Uid != 0 }
+	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
 		return fmt.Errorf("%s is not a directory", dir)
-	case st.Uid != euid && st.Uid != 0:
+	case theirs(&name):
+		return fmt.Errorf("%s belongs to user %d and not to %d: remove it, or choose another place", dir, name.Uid, euid)
+	case theirs(&st):
 		return fmt.Errorf("directory %s belongs to user %d and not to %d: remove it, or choose another place", dir, st.Uid, euid)
 	case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
 		return fmt.Errorf("directory %s can be written to by others: `chmod go-w %s`", dir, dir)

@@ -150,6 +150,18 @@ func TestFileOfAnotherUser(t *testing.T) {
 	if _, err := File(filepath.Join(dir, "flows"), 1); err == nil || !strings.Contains(err.Error(), "belongs to user 65534") {
 		t.Errorf("directory of another: %v", err)
 	}
+	// In a directory such as /dev/shm anybody can make a link to anywhere.
+	link, ours := filepath.Join(t.TempDir(), "link"), t.TempDir()
+	if err := os.Symlink(ours, link); err != nil {
+		t.Fatal(err)
+	}
+	mustFile(t, filepath.Join(link, "flows"), 1).Close()
+	if err := os.Lchown(link, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := File(filepath.Join(link, "flows"), 1); err == nil || !strings.Contains(err.Error(), "belongs to user 65534") {
+		t.Errorf("link of another: %v", err)
+	}
 }
 
 // A full tmpfs is an error at start, and neither a SIGBUS nor later.
