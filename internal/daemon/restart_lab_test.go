@@ -3,10 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -14,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -24,29 +20,32 @@ import (
 )
 
 const (
-	restartFlows = 50 // of TCP, and of UDP
-	talkPause    = 10 * time.Millisecond
-	talkTimeout  = 20 * time.Second // TCP doubles its patience with every loss
+	restartFlows = 1000 // of TCP, and of UDP
+
+	// longestGap is what a machine busy with other tests may need. On an idle
+	// one it is a tenth of a second.
+	longestGap = 2 * time.Second
 )
+
+// upgrade is the release of the other build.
+const upgrade = "v0.0.0-upgrade"
 
 // restartLab is the lab with a daemon whose flows outlive it.
 type restartLab struct {
 	*lab.Topology
 	*testing.T
-	program, config, state, dir string
-	client                      *control.Client
-	daemon                      *exec.Cmd
-	log                         *bytes.Buffer
+	program, upgraded, config, state, dir string
+	client                                *control.Client
+	daemon                                *exec.Cmd
+	log                                   *bytes.Buffer
 }
 
-func newRestartLab(t *testing.T, maxFlows int) *restartLab {
+func newRestartLab(t *testing.T) *restartLab {
 	t.Helper()
 	lab.RequireRoot(t)
 	dir := t.TempDir()
-	l := &restartLab{T: t, dir: dir, program: filepath.Join(dir, "sluice"), config: filepath.Join(dir, "sluice.yaml")}
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", l.program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	l := &restartLab{T: t, dir: dir, config: filepath.Join(dir, "sluice.yaml")}
+	l.program, l.upgraded = l.build(""), l.build(upgrade)
 	// On a tmpfs, as it should be.
 	states, err := os.MkdirTemp("/dev/shm", "sluice-test-")
 	if err != nil {
@@ -65,12 +64,22 @@ func newRestartLab(t *testing.T, maxFlows int) *restartLab {
 	socket := filepath.Join(dir, "control.sock")
 	l.client = control.NewClient(socket)
 	text := strings.Replace(lab.Config(socket), `state-file: ""`, "state-file: "+l.state, 1)
-	text += fmt.Sprintf("conntrack: {max-flows: %d}\n", maxFlows)
 	if err := os.WriteFile(l.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.remove)
 	return l
+}
+
+// build makes the program, of another release if one is named.
+func (l *restartLab) build(release string) (path string) {
+	l.Helper()
+	path = filepath.Join(l.dir, "sluice"+release)
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.release="+release, "-o", path, "sluice/cmd/sluice").CombinedOutput()
+	if err != nil {
+		l.Fatalf("build: %v\n%s", err, out)
+	}
+	return path
 }
 
 // start runs the daemon in the gateway's namespace and returns when it forwards,
@@ -85,7 +94,7 @@ func (l *restartLab) start() time.Duration {
 	}
 	defer ready.Close()
 	l.log = &bytes.Buffer{}
-	l.daemon = exec.Command(l.program, "run", "--config", l.config)
+	l.daemon = exec.Command(l.program, "run", "--config", l.config, "--log-level", "debug")
 	l.daemon.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
 	l.daemon.Stderr = l.log
 	began := time.Now()
@@ -128,254 +137,97 @@ func (l *restartLab) remove() {
 	}
 }
 
-func (l *restartLab) stateFile() control.StateFile {
+func (l *restartLab) status() control.Status {
 	l.Helper()
 	s, err := l.client.Status(context.Background())
 	if err != nil {
 		l.Fatal(err)
 	}
-	return s.StateFile
+	return s
 }
 
-// talk is one flow that keeps moving data: the server answers each message with
-// the address that it came from.
-type talk struct {
-	conn     net.Conn
-	answers  atomic.Int64
-	external netip.AddrPort
-	gap      atomic.Int64 // longest time between two answers, ns
-	err      error
-}
-
-const (
-	question = 8                // bytes: its number
-	answer   = question + 4 + 2 // and the sender, as the server saw it
-	serve    = ":7007"          // where the servers are
-	patience = 20 * time.Millisecond
-)
-
-// run exchanges messages until stop is closed or the flow fails.
-func (f *talk) run(stop <-chan struct{}) {
-	last := time.Now()
-	for n := uint64(1); ; n++ {
-		select {
-		case <-stop:
-			return
-		case <-time.After(talkPause):
-		}
-		got, err := f.exchange(n)
-		if err != nil {
-			f.err = err
-			return
-		}
-		if !got {
-			continue // a datagram may be lost; the next one asks again
-		}
-		now := time.Now()
-		f.gap.Store(max(f.gap.Load(), int64(now.Sub(last))))
-		last = now
-		f.answers.Add(1)
-	}
-}
-
-// exchange sends message n and reads its answer.
-func (f *talk) exchange(n uint64) (got bool, err error) {
-	var b [answer]byte
-	binary.BigEndian.PutUint64(b[:], n)
-	_, stream := f.conn.(*net.TCPConn)
-	wait := patience
-	if stream {
-		wait = talkTimeout
-	}
-	if err := f.conn.SetDeadline(time.Now().Add(wait)); err != nil {
-		return false, err
-	}
-	if _, err := f.conn.Write(b[:question]); err != nil {
-		return false, err
-	}
-	for {
-		if _, err := io.ReadFull(f.conn, b[:]); err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) && !stream {
-				return false, nil
-			}
-			return false, fmt.Errorf("message %d: %w", n, err)
-		}
-		if binary.BigEndian.Uint64(b[:]) == n {
-			break
-		}
-		if stream {
-			return false, fmt.Errorf("message %d was answered with %d", n, binary.BigEndian.Uint64(b[:]))
-		}
-	}
-	seen := netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[8:12])), binary.BigEndian.Uint16(b[12:]))
-	if f.external.IsValid() && f.external != seen {
-		return false, fmt.Errorf("renumbered: the server saw %v, and now %v", f.external, seen)
-	}
-	f.external = seen
-	return true, nil
-}
-
-func appendAnswer(b []byte, from netip.AddrPort) []byte {
-	addr := from.Addr().Unmap().As4()
-	return binary.BigEndian.AppendUint16(append(b[:question], addr[:]...), from.Port())
-}
-
-// serveTalks answers on a server, over TCP and UDP, until the test ends.
-func (l *restartLab) serveTalks(host *lab.Namespace) {
-	l.Helper()
-	var tcp net.Listener
-	var udp *net.UDPConn
-	if err := host.Do(func() (err error) {
-		if tcp, err = net.Listen("tcp4", serve); err != nil {
-			return err
-		}
-		addr, err := net.ResolveUDPAddr("udp4", serve)
-		if err != nil {
-			return err
-		}
-		udp, err = net.ListenUDP("udp4", addr)
-		return err
-	}); err != nil {
-		l.Fatal(err)
-	}
-	l.Cleanup(func() { tcp.Close(); udp.Close() })
-	go func() {
-		for {
-			c, err := tcp.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				var b [answer]byte
-				from := c.RemoteAddr().(*net.TCPAddr).AddrPort()
-				for {
-					if _, err := io.ReadFull(c, b[:question]); err != nil {
-						return
-					}
-					if _, err := c.Write(appendAnswer(b[:], from)); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	go func() {
-		var b [answer]byte
-		for {
-			if _, from, err := udp.ReadFromUDPAddrPort(b[:question]); err != nil {
-				return
-			} else if _, err := udp.WriteToUDPAddrPort(appendAnswer(b[:], from), from); err != nil {
-				return
-			}
-		}
-	}()
-}
-
-// open starts n flows of a network from both clients.
-func (l *restartLab) open(network string, n int, stop <-chan struct{}, running *sync.WaitGroup) (list []*talk) {
-	l.Helper()
-	for i := range n {
-		f := &talk{}
-		if err := [2]*lab.Namespace{l.Client1, l.Client2}[i%2].Do(func() (err error) {
-			f.conn, err = net.DialTimeout(network, lab.Server1Address+serve, 5*time.Second)
-			return err
-		}); err != nil {
-			l.Fatal(err)
-		}
-		l.Cleanup(func() { f.conn.Close() })
-		list = append(list, f)
-		running.Go(func() { f.run(stop) })
-	}
-	return list
-}
-
-// awaitAnswers waits until every flow has had n more answers.
-func (l *restartLab) awaitAnswers(flows []*talk, n int64) {
-	l.Helper()
-	deadline := time.Now().Add(talkTimeout)
-	want := make([]int64, len(flows))
-	for i, f := range flows {
-		want[i] = f.answers.Load() + n
-	}
-	for i, f := range flows {
-		for f.answers.Load() < want[i] {
-			if time.Now().After(deadline) {
-				l.Fatalf("flow %d of %d is silent after %d answers", i, len(flows), f.answers.Load())
-			}
-			time.Sleep(time.Millisecond)
-		}
-	}
-}
-
-// gaps is the longest silence of any of the flows since the last call.
-func gaps(flows []*talk) (longest time.Duration) {
-	for _, f := range flows {
-		longest = max(longest, time.Duration(f.gap.Swap(0)))
-	}
-	return longest
-}
-
-// Connections outlive the daemon, killed or stopped, with their external ports;
-// only one daemon has the flows at a time.
+// Connections outlive the daemon, killed, stopped or replaced by another build,
+// with their external ports; only one daemon has the flows at a time.
 func TestFlowsOutliveTheDaemon(t *testing.T) {
-	l := newRestartLab(t, 65536)
+	l := newRestartLab(t)
 	l.Logf("first start: ready after %v", l.start().Round(time.Millisecond))
-	if s := l.stateFile(); s != (control.StateFile{Path: l.state, Tmpfs: true, Start: "started empty"}) {
+	if s := l.status().StateFile; s != (control.StateFile{Path: l.state, Tmpfs: true, Start: "started empty"}) {
 		t.Errorf("state %+v", s)
 	}
 	l.serveTalks(l.Server1)
 	var running sync.WaitGroup
 	stop := make(chan struct{})
-	tcp := l.open("tcp4", restartFlows, stop, &running)
-	udp := l.open("udp4", restartFlows, stop, &running)
+	tcp, tcpQuiet := l.open("tcp4", restartFlows, stop, &running)
+	udp, udpQuiet := l.open("udp4", restartFlows, stop, &running)
 	flows := append(append([]*talk(nil), tcp...), udp...)
-	l.awaitAnswers(flows, 3)
-	gaps(flows)
+	l.awaitAnswers(flows, 2)
 	l.refuseSecond()
 
 	for _, how := range []struct {
-		name   string
-		signal syscall.Signal
-		start  string
+		name    string
+		signal  syscall.Signal
+		start   string
+		release string // of the build that comes after; "" = as before
 	}{
-		{"kill -9", syscall.SIGKILL, "after a crash"},
-		{"SIGTERM", syscall.SIGTERM, "after an orderly stop"},
-		{"kill -9 again", syscall.SIGKILL, "after a crash"},
+		{"kill -9", syscall.SIGKILL, "after a crash", ""},
+		{"restart", syscall.SIGTERM, "after an orderly stop", ""},
+		{"upgrade", syscall.SIGTERM, "after an orderly stop", upgrade},
+		{"kill -9 of the upgraded one", syscall.SIGKILL, "after a crash", ""},
 	} {
+		if how.release != "" {
+			l.program = l.upgraded
+		}
+		tcpQuiet.take()
+		udpQuiet.take()
 		log := l.stop(how.signal)
-		if how.signal == syscall.SIGTERM && (!strings.Contains(log, "on-failure: drop") || !strings.Contains(log, "100 flows stay in "+l.state)) {
+		if how.signal == syscall.SIGTERM && (!strings.Contains(log, "on-failure: drop") ||
+			!strings.Contains(log, fmt.Sprintf("%d flows stay in %s", len(flows), l.state))) {
 			t.Errorf("%s: its last words do not say what stays:\n%s", how.name, log)
 		}
 		ready := l.start()
-		l.awaitAnswers(flows, 3)
-		t.Logf("%s: ready again after %v; longest gap %v over UDP, %v over TCP, whose retransmissions wait ever longer",
-			how.name, ready.Round(time.Millisecond), gaps(udp).Round(time.Millisecond), gaps(tcp).Round(time.Millisecond))
-		s := l.stateFile()
-		if s.Adopted < 2*restartFlows || s.Dropped > 0 || !strings.Contains(s.Start, how.start) {
-			t.Errorf("%s: state %+v", how.name, s)
+		l.awaitAnswers(flows, 2)
+		gapUDP, gapTCP := udpQuiet.take(), tcpQuiet.take()
+		t.Logf("%s: ready again after %v; %d UDP flows heard nothing for %v, %d TCP connections, which retransmit ever later, for %v",
+			how.name, ready.Round(time.Millisecond), len(udp), gapUDP, len(tcp), gapTCP)
+		if gapUDP > longestGap {
+			t.Errorf("%s: nothing was forwarded for %v", how.name, gapUDP)
+		}
+		s := l.status()
+		if s.StateFile.Adopted < len(flows) || s.StateFile.Dropped > 0 || !strings.Contains(s.StateFile.Start, how.start) {
+			t.Errorf("%s: state %+v", how.name, s.StateFile)
+		}
+		if how.release != "" && s.Version.Version != how.release {
+			t.Errorf("%s: the version is still %s", how.name, s.Version.Version)
 		}
 	}
 	close(stop)
 	running.Wait()
-	ports := map[netip.AddrPort]bool{}
-	for i, f := range flows {
-		if f.err != nil {
-			t.Errorf("flow %d (%s): %v", i, f.conn.LocalAddr().Network(), f.err)
-		}
-		if f.external.Addr().String() != lab.GatewayOutside {
-			t.Errorf("flow %d came from %v", i, f.external)
-		}
-		if i == restartFlows {
-			clear(ports) // the same ports again, over UDP
-		}
-		if ports[f.external] {
-			t.Errorf("two flows came from %v", f.external)
-		}
-		ports[f.external] = true
-	}
+	l.judge(flows)
 	if r := l.Checker.Close(); r.Err() != nil {
 		t.Error(r.Err())
+	}
+}
+
+// judge holds every flow to have lived, and to have had an external port that no
+// other of its protocol had.
+func (l *restartLab) judge(flows []*talk) {
+	l.Helper()
+	type port struct {
+		network  string
+		external netip.AddrPort
+	}
+	ports := map[port]bool{}
+	for i, f := range flows {
+		p := port{f.conn.LocalAddr().Network(), f.external}
+		switch {
+		case f.err != nil:
+			l.Errorf("flow %d (%s): %v", i, p.network, f.err)
+		case p.external.Addr().String() != lab.GatewayOutside:
+			l.Errorf("flow %d (%s) came from %v", i, p.network, p.external)
+		case ports[p]:
+			l.Errorf("two flows came from %v over %s", p.external, p.network)
+		}
+		ports[p] = true
 	}
 }
 
