@@ -54,6 +54,7 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 	writeWorkers(w, s.Workers)
 	writeAddresses(w, &s.Masquerade)
 	writePunts(w, &s.Punts)
+	writeRouter(w, &s.Router)
 	if verbose {
 		writeExclusions(w, s.Masquerade.Exclusions)
 		writeCounters(w, s.Steering.Counters)

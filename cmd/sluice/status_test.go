@@ -99,6 +99,7 @@ func busyStatus() control.Status {
 		Timeouts:    control.Timeouts{TCPEstablished: 7440, TCPTransitory: 240, TCPSyn: 240, TCPClose: 240, TCPTimeWait: 120, UDP: 300, UDPUnreplied: 120, ICMP: 60, Other: 600},
 		Steering:    control.Steering{OnFailure: "drop", Pinned: true, Path: "/sys/fs/bpf/sluice/4026531840", Counters: []control.Counter{{Name: "to-worker-held-port", Packets: 123456}, {Name: "pass-not-ipv4", Packets: 7}}},
 		Punts:       control.Punts{LimitPerSecond: 10000, Reasons: []control.Punt{{Reason: "host-owned", Passed: 1234, Refused: 5}, {Reason: "kernel-route", Passed: 7, Failed: 1}}},
+		Router:      control.Router{ICMPErrors: []control.Counter{{Name: "time-exceeded", Packets: 12}, {Name: "prohibited"}}, ICMPErrorsLimited: 3, FragmentedPackets: 4, Fragments: 9},
 		StateFile:   control.StateFile{Path: "/run/sluice/flows", Tmpfs: true, Adopted: 998, Dropped: 2, Start: "998 flows with 500 mappings adopted after a crash; ended: 2 torn"},
 		Unsupported: []string{"rule 100: fwmark 0x1"},
 		Netfilter:   []string{"nft table ip filter has rules on eth0"},

@@ -31,6 +31,7 @@ type Status struct {
 	Timeouts      Timeouts      `json:"timeouts_seconds"`
 	Steering      Steering      `json:"steering"`
 	Punts         Punts         `json:"punts"`
+	Router        Router        `json:"router"`
 	Unsupported   []string      `json:"unsupported"` // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`   // nft, iptables and tc rules that steered packets bypass, in words
 }
@@ -252,6 +253,7 @@ func (s *Status) fill() {
 	list(&s.Masquerade.Addresses)
 	list(&s.Steering.Counters)
 	list(&s.Punts.Reasons)
+	list(&s.Router.ICMPErrors)
 	for i := range s.Interfaces {
 		list(&s.Interfaces[i].Addresses)
 		list(&s.Interfaces[i].Notes)

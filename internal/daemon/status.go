@@ -116,6 +116,7 @@ func (d *Daemon) Status() (s control.Status) {
 		d.interfaceStatus(&s, v)
 		d.steeringStatus(&s, v)
 		d.puntStatus(&s)
+		d.routerStatus(&s)
 	})
 	s.Degraded = append(degraded(&s), v.problems...)
 	return s

@@ -20,6 +20,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"sluice/internal/control"
 	"sluice/internal/lab"
 )
 
@@ -58,6 +59,29 @@ func TestRouter(t *testing.T) {
 	t.Run("fragmentation needed", r.fragmentationNeeded)
 	t.Run("TCP finds the path's MTU", r.upload)
 	t.Run("fragments", r.fragments)
+	t.Run("all of it is counted", func(t *testing.T) { counted(ctx, t, l.socket) })
+}
+
+// counted waits for the workers to publish what they did: time exceeded each
+// way, fragmentation needed for UDP and for TCP, one packet in two fragments.
+func counted(ctx context.Context, t *testing.T, socket string) {
+	client := control.NewClient(socket)
+	for deadline := time.Now().Add(routerTimeout); ; time.Sleep(resend) {
+		s, err := client.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := map[string]uint64{}
+		for _, c := range s.Router.ICMPErrors {
+			sent[c.Name] = c.Packets
+		}
+		if sent["time-exceeded"] >= 2 && sent["fragmentation-needed"] >= 2 && s.Router.FragmentedPackets == 1 && s.Router.Fragments == 2 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("counted: %+v", s.Router)
+		}
+	}
 }
 
 // router are the hosts around the gateway.

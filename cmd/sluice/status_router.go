@@ -1,0 +1,36 @@
+package main
+
+import (
+	"io"
+
+	"sluice/internal/control"
+)
+
+// writeRouter writes what the gateway sent as a router besides what it
+// forwarded, where there was any.
+func writeRouter(w io.Writer, r *control.Router) {
+	rows := append([]control.Counter(nil), r.ICMPErrors...)
+	for i := range rows {
+		rows[i].Name = "ICMP " + rows[i].Name
+	}
+	rows = append(rows,
+		control.Counter{Name: "ICMP errors beyond the limit, not sent", Packets: r.ICMPErrorsLimited},
+		control.Counter{Name: "packets fragmented", Packets: r.FragmentedPackets},
+		control.Counter{Name: "fragments", Packets: r.Fragments})
+	t := newTable(w, right("PACKETS"), left("WHAT"))
+	t.indent = "  "
+	any := false
+	for _, c := range rows {
+		if c.Packets == 0 {
+			continue
+		}
+		if !any {
+			section(w, "Sent as a router")
+		}
+		any = true
+		t.row(number(c.Packets), c.Name)
+	}
+	if any {
+		flush(t)
+	}
+}

@@ -1,0 +1,24 @@
+package daemon
+
+import (
+	"sluice/internal/control"
+	"sluice/internal/gateway"
+)
+
+// routerStatus adds up what the workers sent as a router.
+func (d *Daemon) routerStatus(s *control.Status) {
+	var kinds [gateway.ErrorKinds]uint64
+	r := &s.Router
+	for _, t := range d.plane.threads {
+		c := t.worker.Counters()
+		for k, n := range c.Errors {
+			kinds[k] += n
+		}
+		r.ICMPErrorsLimited += c.ErrorsLimited
+		r.FragmentedPackets += c.Fragmented
+		r.Fragments += c.Fragments
+	}
+	for k := gateway.NoError + 1; k < gateway.ErrorKinds; k++ {
+		r.ICMPErrors = append(r.ICMPErrors, control.Counter{Name: k.String(), Packets: kinds[k]})
+	}
+}
