@@ -7,7 +7,10 @@
 //	  classify  burst.go    flow | ICMP error | fragment | ARP
 //	  look up   conntrack   the whole burst at once, memory latency overlapped
 //	  miss      miss.go     policy, external address, port → new flow, or a named drop
-//	  forward   forward.go  next hop, TTL, MTU, rewrite → out queue of a port
+//	  forward   forward.go  next hop, TTL, MTU, rewrite → out queue of a port,
+//	                        in fragments where need be (fragmentout.go)
+//	  or drop   error.go    an ICMP error to the sender, where it should know;
+//	            punt.go     what is the kernel's goes back there
 //	Transmit, Flush, quiesce, sweep
 //
 // It owns the stages, the verdict for each packet, the counters of drop reasons

@@ -101,7 +101,7 @@ func (w *Worker) answer(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortI
 	// Routed as the host's own packets are: by no port, with no source yet. A
 	// hash of 0 takes the first of several paths.
 	_, hop := s.Routes.Lookup(p.Src, 0, fib.NoPort, 0)
-	if hopReason(&hop) != verdict.None || !s.mayTell(&hop, in, p, w) {
+	if hopReason(&hop) != verdict.None || !w.mayTell(&hop, in, p) {
 		return false
 	}
 	src := s.errorSource(hop.Port, p.Src)
@@ -150,7 +150,8 @@ func (w *Worker) answerable(frame []byte, p *packet.Packet) bool {
 
 // mayTell reports whether an error about p, which arrived on port in, may go to
 // its source by hop.
-func (s *Snapshot) mayTell(hop *fib.Hop, in fib.PortID, p *packet.Packet, w *Worker) bool {
+func (w *Worker) mayTell(hop *fib.Hop, in fib.PortID, p *packet.Packet) bool {
+	s := w.snapshot
 	outside := s.leavesOutside(hop.Port, p.Src)
 	// Towards the other side it would meet somebody who did not send the packet
 	// (RFC 2827).

@@ -65,6 +65,9 @@ func TestOwnErrors(t *testing.T) {
 	last := func(f *from) { f.ttl = 1 }
 	large := func(f *from) { f.df, f.payload = true, long }
 	mapped := func(r *rig) { r.send(insidePort, out.udp(r.t)); r.one(outsidePort) }
+	oneArmed := func(r *rig) {
+		r.publish(func(s *Snapshot) { s.Roles[insidePort], s.Roles[outsidePort] = RoleBoth, RoleBoth })
+	}
 	silentIs := func(state fib.NeighState) func(*rig) {
 		return func(r *rig) {
 			r.builder.SetNeighbour(fib.Neighbour{Port: outsidePort, Addr: silent, State: state})
@@ -92,6 +95,13 @@ func TestOwnErrors(t *testing.T) {
 		{"1191: DF and too large in a known flow", func(r *rig) { mapped(r); r.setMTU(1300) }, insidePort, with(out, large).udp(t), "10.0.0.1", 3, 4, 1300, verdict.FragmentationNeeded},
 		{"1191: an answer with DF and too large", func(r *rig) { mapped(r); r.setMTU(1300) }, outsidePort, with(back, large).udp(t), "192.0.2.1", 3, 4, 1300, verdict.FragmentationNeeded},
 		{"1812-5.2.7.1: no route", func(r *rig) { r.interfaces(false); r.reroute() }, insidePort, out.udp(t), "10.0.0.1", 3, 0, 0, verdict.NoRoute},
+		{"the way out is down", func(r *rig) {
+			r.extra = []fib.Route{{Table: fib.TableMain, Prefix: netip.MustParsePrefix("0.0.0.0/0"), Paths: []fib.Path{{Ifindex: 2, Gateway: router}}}}
+			r.interfaces(false)
+			r.reroute()
+		}, insidePort, out.udp(t), "10.0.0.1", 3, 0, 0, verdict.InterfaceDown},
+		{"one-armed: from inside", oneArmed, insidePort, with(out, last).udp(t), "10.0.0.1", 11, 0, 0, verdict.TTLExpired},
+		{"one-armed: from outside", func(r *rig) { mapped(r); oneArmed(r) }, outsidePort, with(back, last).udp(t), "192.0.2.1", 11, 0, 0, verdict.TTLExpired},
 		{"route of type unreachable", func(r *rig) { r.toServer(fib.RouteUnreachable) }, insidePort, out.udp(t), "10.0.0.1", 3, 1, 0, verdict.RouteUnreachable},
 		{"route of type prohibit", func(r *rig) { r.toServer(fib.RouteProhibit) }, insidePort, out.udp(t), "10.0.0.1", 3, 13, 0, verdict.RouteProhibited},
 		{"1812-3.3.2: no neighbour", silentIs(fib.Failed), insidePort, with(out, func(f *from) { f.dst = silent }).udp(t), "10.0.0.1", 3, 1, 0, verdict.NeighbourUnresolved},
