@@ -43,14 +43,42 @@ const defaultResync = 60 * time.Second
 // LoadIPMasq reads the ip-masq-agent file at path, YAML or JSON. A missing file
 // gives the built-in list. On an error the caller keeps what it had.
 func LoadIPMasq(path string) (IPMasq, error) {
+	m, _, err := new(IPMasqFile).Load(path)
+	return m, err
+}
+
+// IPMasqFile is an ip-masq-agent file that is read again and again. That of a
+// ConfigMap changes by a swap of symbolic links some directories up, which a watch
+// on the file does not see: so it is read by its path each time, and compared.
+type IPMasqFile struct {
+	path   string // of the last Load, "" before the first
+	text   []byte
+	broken string // why it could not be read
+	last   IPMasq
+	err    error
+}
+
+// Load reads the file at path as LoadIPMasq does. changed is false where path and
+// file are what they were at the last Load, byte for byte; then the answer is
+// that one's, and costs no parsing.
+func (f *IPMasqFile) Load(path string) (m IPMasq, changed bool, err error) {
 	text, err := readBounded(path, maxFile)
+	broken := ""
 	if err != nil {
-		if _, stat := os.Stat(path); errors.Is(stat, os.ErrNotExist) {
-			return ParseIPMasq(path, nil)
+		if _, stat := os.Stat(path); !errors.Is(stat, os.ErrNotExist) {
+			broken = err.Error()
 		}
-		return IPMasq{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return ParseIPMasq(path, text)
+	if path == f.path && broken == f.broken && bytes.Equal(text, f.text) {
+		return f.last, false, f.err
+	}
+	f.path, f.text, f.broken = path, text, broken
+	if broken != "" {
+		f.last, f.err = IPMasq{}, fmt.Errorf("%s: %w", path, err)
+	} else {
+		f.last, f.err = ParseIPMasq(path, text)
+	}
+	return f.last, true, f.err
 }
 
 // ParseIPMasq reads an ip-masq-agent file from text; file names it in errors.

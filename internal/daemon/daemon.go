@@ -217,6 +217,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			d.reload("SIGHUP")
 		case now := <-tick.C:
 			d.followLinks(now)
+			d.followAgent()
 			d.reserveHostPorts()
 			d.reuseDrained()
 			for _, t := range d.plane.threads {

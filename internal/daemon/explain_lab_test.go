@@ -64,7 +64,7 @@ func TestExplainLab(t *testing.T) {
 // explain asks about a UDP packet and expects a verdict.
 func (l *puntLab) explain(src, dst, verdict string) control.Explanation {
 	l.t.Helper()
-	e, err := l.client.Explain(l.t.Context(), control.Question{Proto: "udp", Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)})
+	e, err := l.client.Explain(l.t.Context(), udpQuestion(src, dst))
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -72,6 +72,11 @@ func (l *puntLab) explain(src, dst, verdict string) control.Explanation {
 		l.t.Errorf("%s to %s: %s, want %s\n%s", src, dst, e.Verdict, verdict, decisions(e))
 	}
 	return e
+}
+
+// udpQuestion is about a UDP packet.
+func udpQuestion(src, dst string) control.Question {
+	return control.Question{Proto: "udp", Src: netip.MustParseAddrPort(src), Dst: netip.MustParseAddrPort(dst)}
 }
 
 // arrives sends a packet and expects it at a socket, from an address unless that

@@ -30,6 +30,7 @@ type publisher struct {
 
 	config    *config.Config
 	policy    *nat.Policy
+	agent     agentFile
 	routes    *fib.Snapshot
 	externals map[uint32]*external
 	draining  map[uint32]*external // removed, but flows still hold ports of them

@@ -47,7 +47,7 @@ func (d *Daemon) refresh() {
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
 		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
-		problems: d.linkProblems(),
+		problems: append(d.linkProblems(), d.agentProblem()...),
 	}
 	for i := range d.config.Interfaces {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {

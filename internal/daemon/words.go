@@ -46,8 +46,21 @@ func timeouts(t *config.Timeouts) *conntrack.Timeouts {
 	}
 }
 
-// policy compiles the masquerade policy, the ip-masq-agent file included.
+// policy compiles the masquerade policy, with the ip-masq-agent file as it is.
 func policy(c *config.Config) (*nat.Policy, error) {
+	if c.Masquerade.IPMasqAgentConfig == "" {
+		return compile(c, nil), nil
+	}
+	agent, err := config.LoadIPMasq(c.Masquerade.IPMasqAgentConfig)
+	if err != nil {
+		return nil, err
+	}
+	return compile(c, &agent), nil
+}
+
+// compile compiles the masquerade policy; agent is nil where no ip-masq-agent file
+// is configured.
+func compile(c *config.Config, agent *config.IPMasq) *nat.Policy {
 	m := &c.Masquerade
 	p := nat.PolicyConfig{
 		Enabled: m.Enabled, EnabledLine: c.Line("masquerade.enabled"),
@@ -63,14 +76,10 @@ func policy(c *config.Config) (*nat.Policy, error) {
 	for _, n := range m.Nodes {
 		p.Nodes = append(p.Nodes, nat.NodeRule{Address: n.Address, Line: n.Line})
 	}
-	if m.IPMasqAgentConfig != "" {
-		agent, err := config.LoadIPMasq(m.IPMasqAgentConfig)
-		if err != nil {
-			return nil, err
-		}
+	if agent != nil {
 		p.IPMasq = &nat.IPMasqConfig{NonMasquerade: agent.NonMasqueradeCIDRs, MasqLinkLocal: agent.MasqLinkLocal}
 	}
-	return nat.NewPolicy(p), nil
+	return nat.NewPolicy(p)
 }
 
 // linkLocal is the prefix that only masquerade-link-local masquerades towards.
