@@ -26,7 +26,7 @@ func TestConfigDiff(t *testing.T) {
 		c != (changeJSON{"interfaces[eth0].mode", "auto", "copy", true}) {
 		t.Errorf("exit %d, %v: %s", code, err, out)
 	}
-	if code, _, errOut = sluice(t, "config", "diff", before, file(t, "driver: asavie\n")); code != exitFailed || !strings.Contains(errOut, ":1: driver: ") {
+	if code, _, errOut = sluice(t, "config", "diff", before, file(t, "driver: dpdk\n")); code != exitFailed || !strings.Contains(errOut, ":1: driver: ") {
 		t.Errorf("a file that is refused: exit %d, %q", code, errOut)
 	}
 }

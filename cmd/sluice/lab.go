@@ -44,5 +44,6 @@ completely when it ends.`,
 		RunE:  inLab(demo.Down),
 	})
 	c.PersistentFlags().IntVar(&o.Queues, "queues", 1, "queues of the gateway's interfaces")
+	c.PersistentFlags().StringVar(&o.Driver, "driver", "", "the gateway's driver: native or asavie")
 	return c
 }

@@ -255,7 +255,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
-	good, bad := file(t, goodConfig), file(t, goodConfig+"hairpin: yes\ndriver: asavie\n")
+	good, bad := file(t, goodConfig), file(t, goodConfig+"hairpin: yes\ndriver: dpdk\n")
 	warned := file(t, "interfaces: [{name: eth1, role: inside}, {name: eth0, role: outside}]\n")
 
 	code, out, errOut := sluice(t, "check", "--config", good)
@@ -289,7 +289,7 @@ func TestCheck(t *testing.T) {
 // TestBadConfigElsewhere: other commands that read the file refuse it as check
 // does, before they touch the machine.
 func TestBadConfigElsewhere(t *testing.T) {
-	bad := file(t, goodConfig+"driver: asavie\n")
+	bad := file(t, goodConfig+"driver: dpdk\n")
 	for _, args := range []string{"run", "detach", "config show"} {
 		code, out, errOut := sluice(t, append(strings.Fields(args), "--config", bad)...)
 		if code != exitFailed || out != "" || !strings.Contains(errOut, bad+":3: driver: ") {

@@ -25,7 +25,6 @@ var notYet = []struct{ key, feature string }{
 	{"dsr-agent", "the DSR agent"},
 	{"nat-log", "NAT logging"},
 	{"filter", "packet filtering"},
-	{"driver", "another driver"},
 	{"control.metrics", "metrics over HTTP"},
 }
 

@@ -211,6 +211,8 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			if err := d.publish(); err != nil {
 				d.log.Error("routes changed, and could not be followed", "error", err)
 			}
+		case <-d.plane.failed:
+			d.followLinks(time.Now())
 		case r := <-d.reloads:
 			r.done <- d.reload("control socket")
 		case <-d.options.Reload:

@@ -12,7 +12,8 @@ import (
 // A listed interface can be deleted and created anew, or another can take its
 // name, while the gateway runs. The route mirror tells by the ifindex. Sockets
 // and the steering program belong to a device and not to a name, so the control
-// goroutine has the workers close theirs when the device goes, and when one of
+// goroutine has the workers close theirs when the device goes or a socket fails
+// for good (as the driver asavie's do when the link goes down), and when one of
 // that name is there, moves the steering program first (fail closed: frames have
 // the on-failure verdict from then on) and then has every worker open its
 // sockets on it. Flows outlive all of this: they know ports, not devices.
@@ -46,7 +47,8 @@ func (d *Daemon) followLinks(now time.Time) {
 		l := &d.links[i]
 		iface := d.routes.Interface(fib.PortID(i))
 		is := device{int(iface.Ifindex), iface.MTU, iface.Up}
-		if is.ifindex == l.serving && l.problem == nil || is == l.tried && now.Before(l.retryAt) {
+		failed := l.serving != 0 && d.plane.failure(i) != nil
+		if is.ifindex == l.serving && l.problem == nil && !failed || is == l.tried && now.Before(l.retryAt) {
 			continue
 		}
 		d.follow(l, i, is, now)
@@ -59,7 +61,11 @@ func (d *Daemon) follow(l *linkState, i int, is device, now time.Time) {
 	name := d.config.Interfaces[i].Name
 	d.sockets.Lock()
 	defer d.sockets.Unlock()
+	var failed error
 	if l.serving != 0 {
+		if failed = d.plane.failure(i); failed != nil {
+			d.log.Warn("sockets failed and are opened anew", "interface", name, "error", failed)
+		}
 		if err := d.plane.closePort(i); err != nil {
 			d.log.Warn("interface is gone, and not all of it could be closed", "interface", name, "error", err)
 		}
@@ -79,12 +85,15 @@ func (d *Daemon) follow(l *linkState, i int, is device, now time.Time) {
 		return
 	}
 	*l = linkState{serving: is.ifindex}
+	if failed != nil {
+		l.tried, l.retryAt = is, now.Add(linkRetry) // should it fail again at once
+	}
 	d.log.Info("interface is back", "interface", name, "ifindex", is.ifindex)
 }
 
 // closePort has every worker close its sockets on port i.
 func (p *plane) closePort(i int) error {
-	return p.tellPorts(i, func(port *xdp.Port) error { return port.Close() })
+	return p.tellPorts(i, func(p port) error { return p.Close() })
 }
 
 // movePort takes port i to the device that has its name now. After an error no
@@ -101,7 +110,7 @@ func (p *plane) movePort(i int, name string) error {
 	if !nic.Up {
 		return fmt.Errorf("%s: it is down: ip link set %s up", name, name)
 	}
-	if err := p.tellPorts(i, func(port *xdp.Port) error { return port.Reopen(nic) }); err != nil {
+	if err := p.tellPorts(i, func(p port) error { return p.Reopen(nic) }); err != nil {
 		return fmt.Errorf("%w%s", err, suffix(p.closePort(i)))
 	}
 	return p.connect(i)
@@ -135,11 +144,11 @@ func suffix(err error) string {
 }
 
 // tellPorts has f done to port i of every worker, by the worker.
-func (p *plane) tellPorts(i int, f func(*xdp.Port) error) error {
+func (p *plane) tellPorts(i int, f func(port) error) error {
 	for _, t := range p.threads {
 		if err := t.tell(func() error {
 			err := f(t.ports[i])
-			t.waiter.SetPorts(t.ports)
+			t.watch()
 			return err
 		}); err != nil {
 			return err
@@ -151,7 +160,7 @@ func (p *plane) tellPorts(i int, f func(*xdp.Port) error) error {
 // connect makes the workers' sockets on port i the receivers of its queues.
 func (p *plane) connect(i int) error {
 	for _, t := range p.threads {
-		for _, s := range t.ports[i].Sockets() {
+		for _, s := range t.ports[i].sockets() {
 			if !s.Receives() {
 				continue
 			}

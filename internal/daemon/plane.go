@@ -17,6 +17,7 @@ import (
 // plane is the data plane: the interfaces, the steering program, the flow table
 // and the worker threads.
 type plane struct {
+	driver   config.Driver
 	nics     []*xdp.NIC
 	steering *xdp.Steering
 	state    *state
@@ -24,6 +25,7 @@ type plane struct {
 	threads  []*thread
 	resolve  chan gateway.Neighbour
 	punts    *punts
+	failed   chan struct{} // has a value when a port failed: see failure
 	pointer  atomic.Pointer[gateway.Snapshot]
 }
 
@@ -38,7 +40,7 @@ const spareFrames = 512
 // buildPlane sets everything up that needs the configuration alone. Nothing is
 // attached yet: no packet is touched before start.
 func buildPlane(c *config.Config, took *steps) (_ *plane, err error) {
-	p := &plane{resolve: make(chan gateway.Neighbour, 256)}
+	p := &plane{driver: c.Driver, resolve: make(chan gateway.Neighbour, 256), failed: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			_, problem := p.close(true, c.OnFailure)
@@ -107,14 +109,15 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 	for id, plan := range plans {
 		t := &thread{id: id, cpu: cpus[id], clock: clock, beat: p.steering.Heartbeat(id)}
 		t.nap = p.table.Count().FlowCapacity/len(plans)/int(sweepTime/napTime) + 1
-		t.umem, t.ports, err = xdp.OpenPorts(plan, xdp.PortsConfig{Modes: modes, Spare: spareFrames, HugePages: true})
+		t.umem, t.ports, err = openPorts(c.Driver, plan, xdp.PortsConfig{Modes: modes, Spare: spareFrames, HugePages: true}, p.failed)
 		if err != nil {
 			return err
 		}
-		t.waiter, err = xdp.NewWaiter(xdp.WaiterConfig{Ports: t.ports, Yield: len(cpus) < 2*len(plans)+1})
+		t.waiter, err = xdp.NewWaiter(xdp.WaiterConfig{Yield: len(cpus) < 2*len(plans)+1})
 		if err != nil {
-			return errors.Join(err, xdp.ClosePorts(t.umem, t.ports))
+			return errors.Join(err, closePorts(t.umem, t.ports))
 		}
+		t.watch()
 		p.threads = append(p.threads, t)
 	}
 	return nil

@@ -149,7 +149,7 @@ func (d *Daemon) interfaceStatus(s *control.Status, v viewCopy) {
 	for i, iface := range v.interfaces {
 		out := control.Interface{
 			Name: iface.Name, Role: string(v.roles[i]), Up: iface.Up, Driver: d.plane.nics[i].Driver,
-			MAC: macString(iface.MAC), MTU: int(iface.MTU), Addresses: iface.Addresses,
+			MAC: macString(iface.MAC), MTU: int(iface.MTU), Addresses: iface.Addresses, Notes: driverNotes(d.plane.driver),
 		}
 		for _, t := range d.plane.threads {
 			out.Queues = append(out.Queues, t.queueStatus(i)...)

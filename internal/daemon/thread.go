@@ -30,7 +30,7 @@ type thread struct {
 	clock  xdp.Clock
 	beat   *uint64 // heartbeat word in the steering program's map
 	umem   *xdp.UMEM
-	ports  []*xdp.Port
+	ports  []port
 	waiter *xdp.Waiter
 	worker *gateway.Worker
 	nap    int // flow records to sweep on every nap
@@ -167,7 +167,7 @@ func (t *thread) halt() error {
 
 // close gives back what the thread owned. It must have ended.
 func (t *thread) close() error {
-	return errors.Join(xdp.ClosePorts(t.umem, t.ports), t.waiter.Close())
+	return errors.Join(closePorts(t.umem, t.ports), t.waiter.Close())
 }
 
 // lastBeat is the newest heartbeat, in nanoseconds of CLOCK_MONOTONIC.
@@ -182,7 +182,7 @@ func (t *thread) frameStatus() control.Frames {
 // queueStatus describes the sockets of the thread on interface i.
 func (t *thread) queueStatus(i int) (list []control.Queue) {
 	full := t.worker.Counters().Ports[i].RingFull
-	for _, s := range t.ports[i].Sockets() {
+	for _, s := range t.ports[i].sockets() {
 		mode, reason := s.Mode()
 		q := control.Queue{
 			Queue: s.Queue(), Worker: t.id, Mode: mode.String(), ModeReason: reason,

@@ -19,6 +19,7 @@ type Options struct {
 	Binary string    // the sluice program; "" means the one that is running
 	Out    io.Writer // gets the table; nil means standard output
 	Queues int       // of the gateway's NICs; 0 means 1
+	Driver string    // of the gateway's sockets, as in its configuration; "" means its default
 }
 
 func (o *Options) defaults() error {
@@ -33,6 +34,15 @@ func (o *Options) defaults() error {
 		o.Binary = exe
 	}
 	return nil
+}
+
+// config is the gateway's configuration.
+func (o *Options) config(socket string) string {
+	text := lab.Config(socket)
+	if o.Driver != "" {
+		text += "driver: " + o.Driver + "\n"
+	}
+	return text
 }
 
 // limit bounds the whole run. It takes some five seconds on two idle cores.
@@ -102,7 +112,7 @@ func (l *running) start(ctx context.Context, o Options) (err error) {
 	}
 	l.config = filepath.Join(l.dir, "sluice.yaml")
 	l.socket = filepath.Join(l.dir, "control.sock")
-	if err := os.WriteFile(l.config, []byte(lab.Config(l.socket)), 0o644); err != nil {
+	if err := os.WriteFile(l.config, []byte(o.config(l.socket)), 0o644); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	began := time.Now()
