@@ -15,7 +15,7 @@
 //	state.go     the TCP state machine;  timeouts.go
 //	pool.go, epoch.go   where records come from and when they may be reused
 //	header.go    what the memory says of itself
-//	rebuild.go   adoption of what another process left;  remap.go, report.go
+//	rebuild.go   adoption of what another process left;  remap.go, grow.go, report.go
 //	verify.go    the check of everything, at rest
 //
 // It knows no frame, socket, file, configuration or clock: memory, time (in

@@ -106,12 +106,15 @@ func (h *header) check(cfg *Config, s *shape, found int) error {
 		return errors.New("it is of another boot, whose flows and clock are gone")
 	case h.namespace != cfg.Namespace:
 		return errors.New("it is of another network namespace")
-	case h.flows != uint32(s.flows):
+	case h.flows > uint32(s.flows):
 		return fmt.Errorf("it is for %d flows, and conntrack.max-flows is %d now", h.flows, s.flows)
-	case h.mappings != uint32(s.mappings) || h.sources != uint32(s.sources) || h.buckets != uint32(s.buckets):
+	}
+	own := shapeOf(int(h.flows))
+	switch {
+	case h.mappings != uint32(own.mappings) || h.sources != uint32(own.sources) || h.buckets != uint32(own.buckets):
 		return errors.New("its parts have other sizes than this program's")
-	case found < int(s.size):
-		return fmt.Errorf("it is truncated: %d of %d bytes are left", found, s.size)
+	case found < int(own.size):
+		return fmt.Errorf("it is truncated: %d of %d bytes are left", found, own.size)
 	}
 	return nil
 }

@@ -71,8 +71,10 @@ type shape struct {
 // refuses a source for which it has room for a flow.
 func maxSources(flows int) int { return max(flows/4, min(flows, 1024)) }
 
-func (c *Config) shape() shape {
-	s := shape{flows: c.MaxFlows, mappings: c.MaxFlows, sources: maxSources(c.MaxFlows)}
+func (c *Config) shape() shape { return shapeOf(c.MaxFlows) }
+
+func shapeOf(flows int) shape {
+	s := shape{flows: flows, mappings: flows, sources: maxSources(flows)}
 	// Full, with a mapping for each flow, the index holds 3.25 entries for
 	// each: 62 % of its slots at three quarters of a bucket for each flow.
 	s.buckets = primeFrom(max(s.flows-s.flows/4, 2*maxChain))

@@ -1,9 +1,6 @@
 package conntrack
 
-import (
-	"sync/atomic"
-	"unsafe"
-)
+import "sync/atomic"
 
 // Remains is the flow table that another process left, with all its records
 // and nothing yet that leads to them.
@@ -48,7 +45,8 @@ type pending struct {
 // mem, which is Size(cfg) bytes long and aligned to 64. An error says why it is
 // not to be had; the memory is unchanged then, and Erase makes room for New.
 //
-// The hash seed is the table's own. Nothing is changed until Rebuild.
+// The hash seed is the table's own. A table for fewer flows than cfg.MaxFlows grows
+// here; otherwise nothing is changed until Rebuild.
 func Adopt(mem []byte, found int, cfg Config) (*Remains, error) {
 	if err := cfg.validate(mem); err != nil {
 		return nil, err
@@ -58,7 +56,13 @@ func Adopt(mem []byte, found int, cfg Config) (*Remains, error) {
 	if err := h.check(&cfg, &s, found); err != nil {
 		return nil, err
 	}
-	r := &Remains{table: lay(mem, &cfg, &s), cfg: cfg}
+	r := &Remains{cfg: cfg}
+	if before := int(h.flows); before < s.flows {
+		old := shapeOf(before)
+		grow(mem, &old, &s)
+		r.report.Grown = before
+	}
+	r.table = lay(mem, &cfg, &s)
 	r.report.Clean = atomic.LoadUint64(&h.clean) == cleanMark
 	for i, name := range cfg.Ports {
 		r.ports[i] = atomic.LoadUint32(&h.ports[i]) == portName(name)
@@ -116,14 +120,6 @@ func (r *Remains) begin(now Tick) {
 		t.sources[i].refs.Store(0)
 		t.sources[i].flows.Store(0)
 	}
-}
-
-// asBytes views records as the bytes they are, which a slice of them may always
-// be viewed as: clearing bytes is the one loop that the runtime makes as fast as
-// the memory.
-func asBytes[T any](records []T) []byte {
-	var zero T
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(records))), uintptr(len(records))*unsafe.Sizeof(zero))
 }
 
 // look judges one flow record by itself. Those that pass are indexed in batches,

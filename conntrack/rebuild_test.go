@@ -214,6 +214,45 @@ func TestAdoptRefuses(t *testing.T) {
 	}
 }
 
+// A table keeps its flows when it is made larger, and has the room then.
+func TestAdoptGrows(t *testing.T) {
+	for _, flows := range []int{101, 128, 1000, 5000} {
+		l := newLeft(t, 100, external)
+		for i := range uint16(99) {
+			l.masquerade(t, udp(client+uint32(i%7), 4000+i%50, server, 53+i), external, 60000+(i%7)*50+i%50, 100)
+		}
+		before := snapshots(l.table)
+		l.table.MarkClean()
+		l.cfg.MaxFlows = flows
+		mem := aligned(Size(l.cfg))
+		for i := range mem[len(l.mem):] {
+			mem[len(l.mem)+i] = 0xa5 // what a table may leave behind itself
+		}
+		n := copy(mem, l.mem)
+		r, err := Adopt(mem, n, l.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.report; !got.Clean || got.Grown != 100 {
+			t.Errorf("to %d: %+v", flows, got)
+		}
+		table, report := l.adopted(t, mem, 101, external)
+		if diff := cmp.Diff(before, snapshots(table), cmp.AllowUnexported(Tuple{})); diff != "" {
+			t.Fatalf("to %d (-before +after):\n%s", flows, diff)
+		}
+		if report.Adopted != 99 || report.Dropped() > 0 || report.Mended > 0 || table.Count().FlowCapacity != flows {
+			t.Errorf("to %d: %v, %+v", flows, report, table.Count())
+		}
+		w := table.Worker(0)
+		for i := range flows - 99 {
+			mustCreate(t, w, plain(udp(client+200, uint16(i), server, 53)), 101)
+		}
+		if err := table.Verify(); err != nil {
+			t.Errorf("to %d, full: %v", flows, err)
+		}
+	}
+}
+
 // Each way in which a single flow is not to be had. The one beside it stays.
 func TestFlowsThatCannotStay(t *testing.T) {
 	reseal := func(f *Flow) { f.seal = f.seal & 0xff; f.seal |= f.sum() << 8 }

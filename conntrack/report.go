@@ -28,6 +28,7 @@ var lossWords = [losses]string{
 // Report is what Rebuild found.
 type Report struct {
 	Clean    bool // the earlier process ended in order
+	Grown    int  // from how many flows, 0 = not
 	Adopted  int  // flows
 	Mappings int
 	Sources  int
@@ -51,6 +52,9 @@ func (r Report) String() string {
 		how = "after an orderly stop"
 	}
 	fmt.Fprintf(&b, "%d flows with %d mappings adopted %s", r.Adopted, r.Mappings, how)
+	if r.Grown > 0 {
+		fmt.Fprintf(&b, ", by a table that had room for %d", r.Grown)
+	}
 	separator := "; ended: "
 	for why, n := range r.Lost {
 		if n > 0 {

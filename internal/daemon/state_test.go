@@ -95,6 +95,7 @@ func TestStateOutlivesIt(t *testing.T) {
 		if f, _ := w.Find(key, 101); f == nil {
 			t.Errorf("%s: the flow is not found", how)
 		}
+		c.Conntrack.MaxFlows *= 300 // beyond the file's first size
 		// No orderly end.
 		if err := s.memory.Close(); err != nil {
 			t.Fatal(err)
@@ -108,7 +109,7 @@ func TestStateStartsEmpty(t *testing.T) {
 		name, want string
 		damage     func(t *testing.T, c *config.Config)
 	}{
-		{"another size", "is for 100 flows, and conntrack.max-flows is 200", func(_ *testing.T, c *config.Config) { c.Conntrack.MaxFlows = 200 }},
+		{"another size", "is for 100 flows, and conntrack.max-flows is 50", func(_ *testing.T, c *config.Config) { c.Conntrack.MaxFlows = 50 }},
 		{"another file", "not a flow table", func(t *testing.T, c *config.Config) {
 			if err := os.WriteFile(c.StateFile, bytes.Repeat([]byte("\xa5"), 1<<16), 0o600); err != nil {
 				t.Fatal(err)
