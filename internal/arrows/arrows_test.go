@@ -47,7 +47,7 @@ var mayImport = map[string][]string{
 	"internal/demo":   {"internal/lab", "internal/control"},
 	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
-	"internal/docs":   {"conntrack", "nat", "internal/gateway", "internal/verdict"},
+	"internal/docs":   {"conntrack", "nat", "internal/explain", "internal/gateway", "internal/verdict"},
 	"cmd/sluice":      {"internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/verdict", "nat"},
 }
 

@@ -44,6 +44,7 @@ type Explanation struct {
 // Decision is one step on the way to a verdict.
 type Decision struct {
 	Stage string `json:"stage"` // kebab-case word
+	Rule  string `json:"rule"`  // the rule of the policy that decided, a kebab-case word; "" elsewhere
 	Line  int    `json:"line"`  // of the configuration; 0: a default, or not from there
 	Text  string `json:"text"`
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"sluice/conntrack"
+	"sluice/internal/explain"
 	"sluice/internal/gateway"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -33,6 +34,7 @@ func TestWords(t *testing.T) {
 	for r := range nat.RuleKinds {
 		want["Rules of the masquerade policy"] = append(want["Rules of the masquerade policy"], r.String())
 	}
+	want["Stages of an explanation"] = explain.Stages
 	for k := gateway.NoError + 1; k < gateway.ErrorKinds; k++ {
 		want["ICMP errors of the gateway's own"] = append(want["ICMP errors of the gateway's own"], k.String())
 	}

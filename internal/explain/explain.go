@@ -50,6 +50,12 @@ const (
 	stageDrop      = "drop"
 )
 
+// Stages lists them, in that order.
+var Stages = []string{
+	stageArrival, stageSteering, stageFlow, stageSource, stageAddress, stageRoute, stagePolicy, stageTranslate, stageNeighbour,
+	stageAnswer, stageDrop,
+}
+
 // account is an explanation in the making.
 type account struct {
 	*Gateway

@@ -151,6 +151,11 @@ func TestOffline(t *testing.T) {
 			if e.Action != action || e.Action == "drop" && e.Reason != reason || (e.Translated != nil) != (e.Action != "drop") {
 				t.Errorf("the fields say %q, %q, %v; the verdict %q", e.Action, e.Reason, e.Translated, e.Verdict)
 			}
+			for _, d := range e.Decisions {
+				if !slices.Contains(Stages, d.Stage) {
+					t.Errorf("stage %q is not in the list", d.Stage)
+				}
+			}
 			if len(e.Assumptions) < 2 {
 				t.Errorf("assumed, and did not say so: %q", e.Assumptions)
 			}
@@ -168,6 +173,7 @@ masquerade:
   native-routing-cidrs: [10.20.30.0/24]
 `, "tcp 10.20.30.5:40000 10.1.2.3:3306")
 	if e.Verdict != "masquerade to auto:40000" ||
+		!slices.ContainsFunc(e.Decisions, func(d control.Decision) bool { return d.Rule == "masquerade" && d.Line == 3 }) ||
 		!said(&e, "policy", 4, "10.1.2.3 is in none of masquerade.native-routing-cidrs (10.20.30.0/24)") ||
 		!said(&e, "policy", 3, "no exclusion matches 10.1.2.3") ||
 		!said(&e, "policy", 3, "add its network to masquerade.native-routing-cidrs") {

@@ -18,7 +18,8 @@ func (a *account) tellPolicy(src, dst uint32, d nat.Decision) {
 			a.decide(stagePolicy, line, "%s", text)
 		}
 	}
-	a.decide(stagePolicy, int(d.Line), "%s", a.applied(d.Rule, src, dst))
+	a.decide(stagePolicy, int(d.Line), "%s (%s)", a.applied(d.Rule, src, dst), d.Rule)
+	a.e.Decisions[len(a.e.Decisions)-1].Rule = d.Rule.String()
 }
 
 // passedOver says why a rule did not apply.
