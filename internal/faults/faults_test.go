@@ -17,9 +17,9 @@ type world struct {
 	tcp      *session // masqueraded
 }
 
-func newWorld(r *rig) *world {
+func newWorld(r *rig, more string) *world {
 	r.Helper()
-	w := &world{rig: r, g: r.start(config(""), "--detach-on-exit")}
+	w := &world{rig: r, g: r.start(config(more), "--detach-on-exit")}
 	w.near = r.stream("near", r.top.Client1, lab.Server1Address, 64)
 	w.far = r.stream("far", r.top.Client2, farAddress, 64)
 	w.excluded = r.stream("excluded", r.top.Client2, lab.ExcludedAddress, 64)
@@ -72,7 +72,7 @@ func (w *world) change(name string, f func()) {
 // TestFaults breaks one thing after another under one gateway.
 func TestFaults(t *testing.T) {
 	r := newRig(t)
-	w := newWorld(r)
+	w := newWorld(r, "")
 	for _, nic := range []string{lab.InsideNIC, lab.OutsideNIC} {
 		w.fault(nic+" down and up", func() { w.downAndUp(nic) })
 		w.fault(nic+" loses its carrier", func() { w.carrier(nic) })
