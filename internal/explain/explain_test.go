@@ -137,6 +137,7 @@ func TestOffline(t *testing.T) {
 		{"loopback", text, "tcp 10.20.30.5:40000 127.0.0.1:443", "drop: martian-destination", "drop", 0, "RFC 1812"},
 		{"one arm", oneArmed, "tcp 10.20.30.5:40000 1.1.1.1:443", "masquerade to 203.0.113.4:40000", "source", 2, "from inside: role both"},
 		{"one arm, to a pool address", oneArmed, "tcp 1.1.1.1:443 203.0.113.4:40000", "drop: no-mapping", "destination", 2, "203.0.113.4 is an external address"},
+		{"everything is a source", "interfaces: [{name: a, role: inside}, {name: b, role: outside}]\nmasquerade:\n  sources: [0.0.0.0/0]\n", "tcp 10.20.30.5:40000 1.1.1.1:443", "masquerade to auto:40000", "route", 1, "the first outside interface"},
 		{"switched off", "interfaces: [{name: a, role: inside}, {name: b, role: outside}]\nmasquerade:\n  enabled: false\n", "tcp 10.20.30.5:40000 1.1.1.1:443", "forward", "policy", 3, "masquerade.enabled is false"},
 		{"ip-masq-agent", text + "  ip-masq-agent-config: /etc/agent\n", "tcp 10.20.30.5:40000 172.17.0.1:443", "forward", "policy", 0, "excluded by /etc/agent"},
 		{"ip-masq-agent, passed over", text + "  ip-masq-agent-config: /etc/agent\n", "tcp 10.20.30.5:40000 1.1.1.1:443", "masquerade to auto:40000", "policy", 14, "none of the nonMasqueradeCIDRs of /etc/agent (169.254.0.0/16, 172.16.0.0/12)"},

@@ -172,9 +172,9 @@ func (a *account) tellRoute(hop *fib.Hop) {
 	}
 	out := a.name(hop.Port)
 	role := a.Config.Interfaces[hop.Port].Role
-	_, source := covering(a.Config.Masquerade.Sources, fib.U32(dst))
+	source, ok := covering(a.Config.Masquerade.Sources, fib.U32(dst))
 	switch {
-	case a.Assumed && source:
+	case a.Assumed && ok && source.Prefix.Bits() > 0:
 		a.decide(stageRoute, a.roleLine(hop.Port), "assumed to leave by %s, role %s: %s is in masquerade.sources", out, role, dst)
 	case a.Assumed:
 		a.e.Assumptions = append(a.e.Assumptions, "the way out is "+out+", the first outside interface")
