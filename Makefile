@@ -23,7 +23,7 @@ RACE ?= ./...
 LEFT_OUT := $(CURDIR)/bin/left-out
 FUZZTIME ?= 1m
 
-.PHONY: all build run demo test lint generate soak clean help
+.PHONY: all build run demo test lint bench generate soak clean help
 
 all: build
 
@@ -58,6 +58,9 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
+bench: build ## figures into bench/out, against C, the kernel and a bare forwarder (root; under 10 minutes; wants an idle machine)
+	$(ROOT) $(BINARY) bench all
+
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp
 
@@ -70,7 +73,7 @@ soak: ## every fuzz target for FUZZTIME each (default 1m)
 	done
 
 clean: ## what was built
-	rm -rf bin
+	rm -rf bin bench/out
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

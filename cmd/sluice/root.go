@@ -46,7 +46,7 @@ them.`,
 	root.AddCommand(
 		runCommand(a), checkCommand(a), reloadCommand(a), detachCommand(a),
 		statusCommand(a), flowsCommand(a), explainCommand(a), dropsCommand(a), configCommand(a),
-		labCommand(a), versionCommand(a),
+		labCommand(a), benchCommand(a), versionCommand(a),
 	)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)

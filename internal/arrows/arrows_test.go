@@ -43,12 +43,15 @@ var mayImport = map[string][]string{
 		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 
+	"bench": {
+		"internal/lab", "internal/flowmem", "internal/gateway", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+	},
 	"internal/lab":    {},
 	"internal/demo":   {"internal/lab", "internal/control"},
 	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 	"internal/docs":   {"conntrack", "nat", "internal/explain", "internal/gateway", "internal/verdict"},
-	"cmd/sluice":      {"internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/verdict", "nat"},
+	"cmd/sluice":      {"bench", "internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/verdict", "nat"},
 }
 
 // testsMayImport is what the tests of any package may import besides.
