@@ -62,6 +62,7 @@ type gateway struct {
 func (r *rig) start(config string, args ...string) *gateway {
 	r.Helper()
 	g := r.launch(config, args...)
+	r.running = g
 	select {
 	case <-g.ready:
 	case <-g.done:
@@ -107,7 +108,7 @@ func (r *rig) launch(config string, args ...string) *gateway {
 	}
 	r.Cleanup(func() {
 		if r.Failed() {
-			r.Logf("drops: %s; the gateway's log:\n%s", g.allDrops(), g.log)
+			r.Logf("the gateway's log:\n%s", g.log)
 		}
 		g.cmd.Process.Signal(syscall.SIGCONT)
 		g.cmd.Process.Kill()
@@ -220,6 +221,29 @@ func (g *gateway) allDrops() string {
 		words = append(words, err.Error())
 	}
 	return strings.Join(words, ", ")
+}
+
+// state is what the gateway knows, for a failure to be understood.
+func (r *rig) state() string {
+	g := r.running
+	if g == nil {
+		return ""
+	}
+	select {
+	case <-g.done:
+		return "; the gateway has ended"
+	default:
+	}
+	text := "\n\tdrops: " + g.allDrops()
+	for _, c := range g.status().Steering.Counters {
+		if c.Packets > 0 {
+			text += fmt.Sprintf("\n\tsteering: %s %d", c.Name, c.Packets)
+		}
+	}
+	for _, f := range g.flows() {
+		text += fmt.Sprintf("\n\tflow: %s %s %v, answers %v, packets %v, %d s left", f.Protocol, f.State, f.Original, *f.Reply, f.Packets, f.TimeoutSeconds)
+	}
+	return text
 }
 
 // drops is how many packets were dropped for a reason.

@@ -36,6 +36,8 @@ type rig struct {
 	top        *lab.Topology
 	uplink     *os.File
 
+	running *gateway // the last that was started
+
 	watching []*lab.Checker          // besides the topology's
 	leaks    map[*lab.Checker]uint64 // reported already
 }

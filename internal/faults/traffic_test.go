@@ -195,7 +195,7 @@ func (s *stream) until(within time.Duration, what string, ok func(answer) bool) 
 		select {
 		case <-more:
 		case <-deadline.C:
-			s.rig.Fatalf("%s: not within %v: %s (last answer: %+v)", s.name, within, what, a)
+			s.rig.Fatalf("%s: not within %v: %s; from %s, last seen as %s by %s%s", s.name, within, what, s.conn.LocalAddr(), a.source, a.by, s.rig.state())
 		}
 		s.mu.Lock()
 	}
