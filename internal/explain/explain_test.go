@@ -276,6 +276,34 @@ func TestLive(t *testing.T) {
 	}
 }
 
+// TestHostListens: a socket of the host listens on a port that NAT held before
+// it. It takes connections, and leaves the answers to NAT's alone.
+func TestHostListens(t *testing.T) {
+	g, _, x := live(t)
+	w, alloc := g.Table.Worker(0), nat.Allocator{}
+	alloc.Seed([32]byte{2})
+	m, r := alloc.Map(w, x, packet.ProtoTCP, addr("10.20.30.5"), 8080, 1000)
+	if r != verdict.None {
+		t.Fatal(r)
+	}
+	key := conntrack.Tuple{Src: addr("10.20.30.5"), Dst: addr("1.1.1.1"), SrcPort: 8080, DstPort: 443, Proto: packet.ProtoTCP}
+	reply := key.Reverse()
+	reply.Dst, reply.DstPort = m.External()
+	nf := &conntrack.NewFlow{Original: key, Reply: reply, Kind: conntrack.Masquerade, Mapping: m, OutPort: 1, TCPFlags: packet.TCPSyn}
+	if _, _, _, r := w.Create(nf, 1000); r != verdict.None {
+		t.Fatal(r)
+	}
+	w.Offline()
+	var ports [1024]uint64
+	ports[8080/64] = 1 << (8080 % 64)
+	x.Reserve(packet.ProtoTCP, &ports)
+	for question, want := range map[string]string{"tcp 1.1.1.1:443 192.0.2.2:8080": "forward", "tcp 1.1.1.1:444 192.0.2.2:8080": "pass to kernel"} {
+		if e, err := Explain(g, ask(t, question)); err != nil || e.Verdict != want {
+			t.Errorf("%s: %s, %v, want %s\n%s", question, e.Verdict, err, want, steps(&e))
+		}
+	}
+}
+
 // TestNoWayBack: an answer that would be dropped is said to be.
 func TestNoWayBack(t *testing.T) {
 	g, b, _ := live(t)

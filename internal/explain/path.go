@@ -24,7 +24,9 @@ func (a *account) steered() bool {
 		}
 		// An echo request has no port here: it is for the host.
 		p.Held = a.p.Proto != packet.ProtoICMP && x.Holds(a.p.Proto, a.p.DstPort)
-		p.HostSocket = x.Reserved(a.p.Proto, a.p.DstPort)
+		// A socket that listens takes what opens a connection, and leaves the
+		// answers to NAT's connections alone.
+		p.HostSocket = x.Reserved(a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && a.belongs())
 	}
 	var longest netip.Prefix
 	for _, r := range a.Snapshot.Routes.Steer() {
@@ -39,6 +41,15 @@ func (a *account) steered() bool {
 	}
 	a.decide(stageSteering, 0, "%s: %s (%s)", who, text, name)
 	return toWorker
+}
+
+// belongs reports whether there is a flow that the packet belongs to.
+func (a *account) belongs() (found bool) {
+	a.Table.Look(func(w *conntrack.Worker) {
+		flow, _ := w.Find(conntrack.Tuple{Src: a.p.Src, Dst: a.p.Dst, SrcPort: a.p.SrcPort, DstPort: a.p.DstPort, Proto: a.p.Proto}, a.Now)
+		found = flow != nil
+	})
+	return found
 }
 
 // tellDecision is about a packet that begins a flow, in the order of
