@@ -62,6 +62,7 @@ func (w *world) change(name string, f func()) {
 	w.run(name, func() {
 		w.allGoOn()
 		f()
+		w.resolved()
 		w.tcp.conn.Close()
 		w.tcp = w.session(w.top.Client1, lab.Server1Address)
 		w.allGoOn()

@@ -34,11 +34,10 @@ func (w *world) downAndUp(nic string) {
 	w.quiet()
 	w.must(w.top.Gateway.SetUp(nic))
 	w.restore(routes)
+	w.resolved()
 }
 
-// carrier: the far end goes down and up again. The switch forwards a little later
-// than the carrier is there; an ARP request that is lost meanwhile is repeated by
-// the kernel after a second.
+// carrier: the far end goes down and up again.
 func (w *world) carrier(nic string) {
 	sw := w.switchOf(nic)
 	w.must(sw.SetDown(toGateway))
@@ -46,8 +45,17 @@ func (w *world) carrier(nic string) {
 	w.g.degraded("interface " + nic + " is down")
 	w.quiet()
 	w.must(sw.SetUp(toGateway))
+	w.resolved()
+}
+
+// resolved waits for what may go on a second later than all else: the switch
+// forwards a little later than there is a carrier, and an ARP request that is
+// lost meanwhile is repeated by the kernel.
+func (w *world) resolved() {
+	w.Helper()
 	w.near.goesOn(resume + arpRepeat)
 	w.far.goesOn(resume + arpRepeat)
+	w.excluded.goesOn(resume + arpRepeat)
 }
 
 // quiet: a worker that cannot send does not use its CPU up for that.
@@ -86,6 +94,7 @@ func (w *world) recreate(nic string) {
 	}
 	w.restore(routes)
 	w.plug(sw, toGateway)
+	w.resolved()
 }
 
 // rename gives the device another name and then its own again. It counts as down
@@ -125,6 +134,7 @@ func (w *world) replace(nic string) {
 	w.must(w.netlink().LinkSetName(old, nic))
 	w.g.said(mark, "interface is back")
 	w.must(sw.SetUp(toGateway))
+	w.resolved()
 }
 
 // routesOf are the routes by way of a gateway on an interface, which vanish with
