@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -101,6 +102,24 @@ func TestRequirementsAreWellFormed(t *testing.T) {
 		}
 		if r.asks == "" {
 			t.Errorf("docs/rfc.md:%d: it does not say what %v asks", r.line, r.ids)
+		}
+	}
+}
+
+// TestRequirementsAreComplete: RFCs that number their requirements have all of
+// them here.
+func TestRequirementsAreComplete(t *testing.T) {
+	have := map[citation]bool{}
+	for _, r := range requirements(t) {
+		for _, id := range r.ids {
+			have[citation{r.rfcs[0], strings.TrimRight(id, letters)}] = true
+		}
+	}
+	for rfc, last := range map[string]int{"4787": 14, "5382": 10, "5508": 11, "6888": 15} {
+		for n := 1; n <= last; n++ {
+			if id := fmt.Sprintf("REQ-%d", n); !have[citation{rfc, id}] {
+				t.Errorf("docs/rfc.md does not have RFC %s %s", rfc, id)
+			}
 		}
 	}
 }
