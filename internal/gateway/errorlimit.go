@@ -2,8 +2,8 @@ package gateway
 
 import "sluice/conntrack"
 
-// How many ICMP errors of its own a worker sends (RFC 1812 4.3.2.8). A tick is
-// a tenth of a second.
+// How many ICMP errors of its own a worker sends (RFC 1812 4.3.2.8, RFC 5508
+// REQ-10). A tick is a tenth of a second.
 const (
 	errorsPerTick     = 100 // 1000 a second in all
 	errorsBurst       = 100 // and so many at once
