@@ -41,7 +41,7 @@ func (u *UMEM) OpenPort(cfg PortConfig) (*Port, error) {
 // reopenPatience is how long Reopen waits for a queue: long enough for the
 // kernel to let go of one that was just closed, short enough for the worker's
 // other ports not to overflow meanwhile.
-const reopenPatience = 40 * time.Millisecond
+const reopenPatience = 150 * time.Millisecond
 
 // Reopen opens the sockets of a closed port anew: the same queues with the same
 // settings, on the device that has the port's name now. Whoever has the port can
