@@ -46,13 +46,7 @@ func newRestartLab(t *testing.T) *restartLab {
 	dir := t.TempDir()
 	l := &restartLab{T: t, dir: dir, config: filepath.Join(dir, "sluice.yaml")}
 	l.program, l.upgraded = l.build(""), l.build(upgrade)
-	// On a tmpfs, as it should be.
-	states, err := os.MkdirTemp("/dev/shm", "sluice-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(states) })
-	l.state = filepath.Join(states, "flows")
+	var err error
 	if l.Topology, err = lab.Up(lab.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +55,15 @@ func newRestartLab(t *testing.T) *restartLab {
 			t.Error(err)
 		}
 	})
+	// On a tmpfs, as it should be.
+	scratch, err := lab.Scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.state = filepath.Join(scratch, "flows")
 	socket := filepath.Join(dir, "control.sock")
 	l.client = control.NewClient(socket)
-	text := strings.Replace(lab.Config(socket), `state-file: ""`, "state-file: "+l.state, 1)
-	if err := os.WriteFile(l.config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(l.config, []byte(lab.PersistentConfig(socket, l.state)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(l.remove)

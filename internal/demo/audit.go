@@ -28,6 +28,7 @@ func (l *running) audit(ctx context.Context, t *table) {
 		{"sluice flows count", "", "", anyone, l.flowCount},
 		{"sluice drops", "", "", anyone, l.drops},
 		{"SIGTERM ends the gateway", "", "", anyone, l.end},
+		{"sluice detach", "", "", anyone, l.detached},
 		{"no inside source left outside", "", "", anyone, l.invariant},
 	} {
 		if ctx.Err() != nil {
@@ -41,7 +42,7 @@ func (l *running) audit(ctx context.Context, t *table) {
 // ask runs a command of the gateway's program against its control socket and
 // returns what it printed.
 func (l *running) ask(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, l.gateway.cmd.Path, append(args, "--socket", l.socket, "-o", "json")...)
+	cmd := exec.CommandContext(ctx, l.binary, append(args, "--socket", l.socket, "-o", "json")...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
@@ -190,11 +191,29 @@ func (l *running) drops(ctx context.Context) (o outcome, err error) {
 
 // end stops the gateway, which must exit 0.
 func (l *running) end(context.Context) (o outcome, err error) {
+	if l.gateway == nil {
+		return o, errors.New("it does not run")
+	}
 	began := time.Now()
 	err = l.gateway.stop()
 	o.detail = "exit status 0 within " + round(time.Since(began)).String()
 	l.gateway = nil
 	return o, err
+}
+
+// detached takes away what the gateway left: the program that holds packets back
+// while no gateway runs.
+func (l *running) detached(context.Context) (o outcome, err error) {
+	names, err := l.detach()
+	if err != nil {
+		return o, err
+	}
+	slices.Sort(names)
+	if want := []string{lab.InsideNIC, lab.OutsideNIC}; !slices.Equal(names, want) {
+		return o, fmt.Errorf("the steering program was on %v, not on %v", names, want)
+	}
+	o.detail = "the steering program is off " + strings.Join(names, " and ")
+	return o, nil
 }
 
 // invariant is the checker's verdict over everything, the gateway's end

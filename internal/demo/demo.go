@@ -36,16 +36,16 @@ func (o *Options) defaults() error {
 	return nil
 }
 
-// config is the gateway's configuration.
-func (o *Options) config(socket string) string {
-	text := lab.Config(socket)
-	if o.Driver != "" {
-		text += "driver: " + o.Driver + "\n"
+// driver is the line of the configuration that names the driver, if one is asked
+// for.
+func (o *Options) driver() string {
+	if o.Driver == "" {
+		return ""
 	}
-	return text
+	return "driver: " + o.Driver + "\n"
 }
 
-// limit bounds the whole run. It takes some five seconds on two idle cores.
+// limit bounds the whole run. It takes some six seconds on two idle cores.
 const limit = 2 * time.Minute
 
 // Run builds the lab, runs the gateway on it with real traffic, prints what
@@ -75,19 +75,27 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	t := newTable(o.Out)
 	t.head()
-	s.tell(ctx, t)
+	c := &crash{l: l, s: s}
+	defer c.close()
+	s.tell(ctx, t, c.checks()...)
 	l.audit(ctx, t)
 	return t.foot(ctx, time.Since(began))
 }
 
+// maxFlows is the size of the flow table in the lab: room for its traffic many
+// times over, in 10 MB.
+const maxFlows = 65536
+
 // running is a lab with the gateway at work on it.
 type running struct {
 	top     *lab.Topology
-	gateway *process
-	dir     string // configuration and sockets of this run
+	binary  string
+	gateway *process // nil: stopped
+	steered bool     // the steering program is on the interfaces
+	dir     string   // configuration and sockets of this run
 	config  string
 	socket  string
-	ready   time.Duration // from start to READY=1
+	ready   time.Duration // from the latest start to READY=1
 }
 
 // start builds the lab and starts the gateway; it returns when the gateway
@@ -110,23 +118,58 @@ func (l *running) start(ctx context.Context, o Options) (err error) {
 	if l.dir, err = os.MkdirTemp("", "sluice-lab-"); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	memory, err := lab.Scratch()
+	if err != nil {
+		return err
+	}
+	l.binary = o.Binary
 	l.config = filepath.Join(l.dir, "sluice.yaml")
 	l.socket = filepath.Join(l.dir, "control.sock")
-	if err := os.WriteFile(l.config, []byte(o.config(l.socket)), 0o644); err != nil {
+	text := lab.PersistentConfig(l.socket, filepath.Join(memory, "flows")) + fmt.Sprintf("conntrack: {max-flows: %d}\n", maxFlows) + o.driver()
+	if err := os.WriteFile(l.config, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
+	return l.startGateway(ctx)
+}
+
+// startGateway starts the gateway, for the first time or again.
+func (l *running) startGateway(ctx context.Context) (err error) {
 	began := time.Now()
-	l.gateway, err = startGateway(ctx, l.top.Gateway, o.Binary, l.config, filepath.Join(l.dir, "notify.sock"))
-	l.ready = time.Since(began)
-	return err
+	l.gateway, err = startGateway(ctx, l.top.Gateway, l.binary, l.config, filepath.Join(l.dir, "notify.sock"))
+	if err != nil {
+		return err
+	}
+	l.steered, l.ready = true, time.Since(began)
+	return nil
+}
+
+// detach takes the steering program off the interfaces, where the gateway leaves
+// it, and returns their names.
+func (l *running) detach() (names []string, err error) {
+	out, err := l.top.Gateway.Exec(l.binary, "detach", "-o", "json")
+	if err != nil {
+		return nil, fmt.Errorf("sluice detach: %w: %s", err, out)
+	}
+	l.steered = false
+	for d, err := range jsonLines[struct{ Interface string }](out) {
+		if err != nil {
+			return nil, fmt.Errorf("sluice detach: %w", err)
+		}
+		names = append(names, d.Interface)
+	}
+	return names, nil
 }
 
 // close stops the gateway, removes the lab and returns what went wrong, the
-// checker's verdict included, unless audit has seen to either.
+// checker's verdict included, unless audit has seen to any of it.
 func (l *running) close() error {
 	var errs []error
 	if l.gateway != nil {
 		errs = append(errs, l.gateway.stop())
+	}
+	if l.steered {
+		_, err := l.detach()
+		errs = append(errs, err)
 	}
 	if l.top != nil {
 		errs = append(errs, l.top.Close())

@@ -39,9 +39,10 @@ func startGateway(ctx context.Context, ns *lab.Namespace, binary, config, notify
 	if err != nil {
 		return nil, fmt.Errorf("demo: %w", err)
 	}
+	defer os.Remove(notifyPath)
 	defer notify.Close()
 	p := &process{done: make(chan struct{})}
-	p.cmd = exec.Command(binary, "run", "--config", config, "--detach-on-exit")
+	p.cmd = exec.Command(binary, "run", "--config", config)
 	p.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notifyPath)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -132,6 +133,12 @@ func (p *process) stop() error {
 		<-p.done
 		return fmt.Errorf("demo: the gateway did not end within %v of SIGTERM:\n%s", stopTimeout, p.log.String())
 	}
+}
+
+// kill ends the gateway with SIGKILL, against which nothing helps.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
 }
 
 // cause is how an ended process ended, when that it did is the mistake.

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -17,18 +19,21 @@ import (
 )
 
 const (
-	sessionPace  = 2 * time.Millisecond // between one exchange and the next
-	sessionStall = 5 * time.Second      // an exchange that takes longer has failed
+	sessionPace  = 2 * time.Millisecond  // between one exchange and the next
+	sessionStall = 10 * time.Second      // an exchange that takes longer has failed
+	askAgain     = 20 * time.Millisecond // when a datagram is taken for lost
 )
 
-// session is a TCP connection of the gateway's own host that goes on while the
-// gateway works: numbers go out in order and must come back in order.
+// session is a TCP connection or a UDP flow that goes on while something else
+// happens: numbers go out in order and must come back in order.
 type session struct {
-	conn net.Conn
-	seen netip.Addr // whom the far end saw
-	end  chan struct{}
-	once sync.Once
-	done chan struct{}
+	conn     net.Conn
+	exchange func(number uint64) error
+	pace     time.Duration
+	seen     netip.AddrPort // whom the far end saw
+	end      chan struct{}
+	once     sync.Once
+	done     chan struct{}
 
 	// Read after done.
 	rounds  uint64
@@ -37,7 +42,7 @@ type session struct {
 }
 
 // openSession connects to a session server and begins to exchange numbers.
-func openSession(ctx context.Context, from host, address string) (*session, error) {
+func openSession(ctx context.Context, from host, address string, pace time.Duration) (*session, error) {
 	c, err := from.dial(ctx, "tcp4", at(address, portSession))
 	if err != nil {
 		return nil, err
@@ -49,24 +54,44 @@ func openSession(ctx context.Context, from host, address string) (*session, erro
 		c.Close()
 		return nil, err
 	}
-	seen, err := netip.ParseAddrPort(strings.TrimSpace(line))
-	if err != nil {
+	s := &session{conn: c, pace: pace}
+	if s.seen, err = netip.ParseAddrPort(strings.TrimSpace(line)); err != nil {
 		c.Close()
 		return nil, err
 	}
-	s := &session{conn: c, seen: seen.Addr(), end: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
-		defer c.Close()
-		s.err = s.exchange(r)
-	}()
+	s.exchange = func(number uint64) error { return s.overTCP(r, number) }
+	s.start()
 	return s, nil
 }
 
-func (s *session) exchange(r io.Reader) error {
-	tick := time.NewTicker(sessionPace)
+// openUDPSession begins to exchange numbers with a whoUDP server.
+func openUDPSession(ctx context.Context, from host, address string, pace time.Duration) (*session, error) {
+	c, err := from.dial(ctx, "udp4", at(address, portWhoUDP))
+	if err != nil {
+		return nil, err
+	}
+	s := &session{conn: c, pace: pace}
+	s.exchange = s.overUDP
+	if err := s.overUDP(0); err != nil {
+		c.Close()
+		return nil, err
+	}
+	s.start()
+	return s, nil
+}
+
+func (s *session) start() {
+	s.end, s.done = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(s.done)
+		defer s.conn.Close()
+		s.err = s.run()
+	}()
+}
+
+func (s *session) run() error {
+	tick := time.NewTicker(s.pace)
 	defer tick.Stop()
-	var out, in [8]byte
 	for {
 		select {
 		case <-s.end:
@@ -74,20 +99,60 @@ func (s *session) exchange(r io.Reader) error {
 		case <-tick.C:
 		}
 		began := time.Now()
-		s.conn.SetDeadline(began.Add(sessionStall))
-		binary.BigEndian.PutUint64(out[:], s.rounds+1)
-		if _, err := s.conn.Write(out[:]); err != nil {
+		if err := s.exchange(s.rounds + 1); err != nil {
 			return fmt.Errorf("after %d exchanges: %w", s.rounds, err)
-		}
-		if _, err := io.ReadFull(r, in[:]); err != nil {
-			return fmt.Errorf("after %d exchanges: %w", s.rounds, err)
-		}
-		if in != out {
-			return fmt.Errorf("after %d exchanges: number %d came back as %d", s.rounds, s.rounds+1, binary.BigEndian.Uint64(in[:]))
 		}
 		s.rounds++
 		s.longest = max(s.longest, time.Since(began))
 	}
+}
+
+func (s *session) overTCP(r io.Reader, number uint64) error {
+	var out, in [8]byte
+	s.conn.SetDeadline(time.Now().Add(sessionStall))
+	binary.BigEndian.PutUint64(out[:], number)
+	if _, err := s.conn.Write(out[:]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(r, in[:]); err != nil {
+		return err
+	}
+	if in != out {
+		return fmt.Errorf("number %d came back as %d", number, binary.BigEndian.Uint64(in[:]))
+	}
+	return nil
+}
+
+// overUDP asks again until there is an answer: a datagram may be lost.
+func (s *session) overUDP(number uint64) error {
+	out := binary.BigEndian.AppendUint64(nil, number)
+	in := make([]byte, 64)
+	for deadline := time.Now().Add(sessionStall); time.Now().Before(deadline); {
+		if _, err := s.conn.Write(out); err != nil {
+			return err
+		}
+		s.conn.SetReadDeadline(time.Now().Add(askAgain))
+		for {
+			n, err := s.conn.Read(in)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			line, echoed, _ := bytes.Cut(in[:n], []byte("\n"))
+			if !bytes.Equal(echoed, out) {
+				continue // to a question before
+			}
+			seen, err := netip.ParseAddrPort(string(line))
+			if err == nil && s.seen.IsValid() && seen != s.seen {
+				err = fmt.Errorf("the far end saw %s, and now %s", s.seen, seen)
+			}
+			s.seen = seen
+			return err
+		}
+	}
+	return fmt.Errorf("no answer within %v", sessionStall)
 }
 
 // stop ends the session and returns how it went. A session that was never
@@ -105,12 +170,12 @@ func (s *session) stop() (outcome, error) {
 }
 
 func (s *story) openInbound(ctx context.Context) (o outcome, err error) {
-	s.intoHost, err = openSession(ctx, s.server2, lab.GatewayOutside)
+	s.intoHost, err = openSession(ctx, s.server2, lab.GatewayOutside, sessionPace)
 	return opened(s.intoHost, err)
 }
 
 func (s *story) openOutbound(ctx context.Context) (o outcome, err error) {
-	s.outOfHost, err = openSession(ctx, s.gateway, lab.Server1Address)
+	s.outOfHost, err = openSession(ctx, s.gateway, lab.Server1Address, sessionPace)
 	return opened(s.outOfHost, err)
 }
 
@@ -118,7 +183,7 @@ func opened(s *session, err error) (o outcome, _ error) {
 	if err != nil {
 		return o, err
 	}
-	o.saw(s.seen)
+	o.saw(s.seen.Addr())
 	o.detail = "goes on until the end"
 	return o, nil
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"sluice/internal/lab"
@@ -94,9 +96,10 @@ type check struct {
 }
 
 // tell makes the checks one after the other while the host's own sessions go
-// on, so that the figures of one are not those of another.
-func (s *story) tell(ctx context.Context, t *table) {
-	for _, c := range s.checks() {
+// on, so that the figures of one are not those of another. first are checks to
+// make before the others.
+func (s *story) tell(ctx context.Context, t *table, first ...check) {
+	for _, c := range slices.Concat(s.opening(), first, s.checks()) {
 		if ctx.Err() != nil {
 			return
 		}
@@ -105,19 +108,25 @@ func (s *story) tell(ctx context.Context, t *table) {
 	}
 }
 
-func (s *story) checks() []check {
+// opening begins the host's own sessions.
+func (s *story) opening() []check {
 	return []check{
 		{"host session opens, inbound", "server2", "gateway", source{lab.Server2Address, "true source"}, s.openInbound},
 		{"host session opens, outbound", "gateway", "server1", source{lab.GatewayOutside, "its own"}, s.openOutbound},
+	}
+}
+
+func (s *story) checks() []check {
+	return []check{
 		{"HTTP download of 100 MB, SHA-256", "client1", "server1", masqueraded, func(ctx context.Context) (outcome, error) {
-			return s.download(ctx, s.client1, lab.Server1Address, downloadSize)
+			return s.download(ctx, s.client1, lab.Server1Address, downloadSize, io.Discard)
 		}},
 		{fmt.Sprintf("%d TCP connections at once", connections), "clients", "server2", masqueraded, s.manyConnections},
 		{"UDP request and response", "clients", "server1", masqueraded, s.datagrams},
 		{"UDP, one socket to two servers", "client1", "servers", masqueraded, s.sameMapping},
 		{"ping, same identifier twice", "clients", "server1", masqueraded, s.pings},
 		{"HTTP download of 10 MB, SHA-256", "client1", "excluded", trueClient1, func(ctx context.Context) (outcome, error) {
-			return s.download(ctx, s.client1, lab.ExcludedAddress, excludedSize)
+			return s.download(ctx, s.client1, lab.ExcludedAddress, excludedSize, io.Discard)
 		}},
 		{"UDP request and response", "client1", "excluded", trueClient1, s.datagramsExcluded},
 		{"ping", "client1", "excluded", trueClient1, s.pingExcluded},

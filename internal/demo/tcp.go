@@ -19,8 +19,9 @@ import (
 )
 
 // download fetches size bytes over HTTP and compares their SHA-256 with that of
-// what was sent.
-func (s *story) download(ctx context.Context, from host, address string, size int) (o outcome, err error) {
+// what was sent. Every piece also goes to as, which may keep the next one
+// waiting.
+func (s *story) download(ctx context.Context, from host, address string, size int, as io.Writer) (o outcome, err error) {
 	want := sha256.Sum256(s.payload[:size])
 	transport := &http.Transport{DialContext: from.dial, DisableCompression: true}
 	defer transport.CloseIdleConnections()
@@ -43,7 +44,7 @@ func (s *story) download(ctx context.Context, from host, address string, size in
 	}
 	o.saw(seen.Addr())
 	hash := sha256.New()
-	n, err := io.Copy(hash, resp.Body)
+	n, err := io.Copy(io.MultiWriter(hash, as), resp.Body)
 	took := time.Since(began)
 	if err != nil {
 		return o, fmt.Errorf("after %d of %d bytes: %w", n, size, err)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -166,11 +167,16 @@ func TestMain(m *testing.M) {
 			println(err.Error())
 			os.Exit(1)
 		}
-		if err := SetTitle(runTitle); err != nil {
+		scratch, err := Scratch()
+		if err := errors.Join(err, SetTitle(runTitle)); err != nil {
 			println(err.Error())
 			os.Exit(1)
 		}
 		CleanOnSignal()
+		if err := os.WriteFile(filepath.Join(scratch, "flows"), nil, 0o600); err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
 		os.Stdout.WriteString(n.Path() + "\n")
 		select {}
 	}
@@ -214,11 +220,18 @@ func TestSweep(t *testing.T) {
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("nothing left to sweep after SIGKILL: %v", err)
 	}
+	scratch := scratchOf(cmd.Process.Pid)
+	if _, err := os.Stat(scratch); err != nil {
+		t.Fatalf("nothing left to sweep after SIGKILL: %v", err)
+	}
 	if err := Sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Sweep left %s of a dead run: %v", path, err)
+	}
+	if _, err := os.Stat(scratch); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Sweep left %s of a dead run: %v", scratch, err)
 	}
 	if _, err := os.Stat(mine.Path()); err != nil {
 		t.Errorf("Sweep took one of our own: %v", err)
@@ -237,7 +250,15 @@ func TestSignalsRemoveEverything(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%v left %s: %v", sig, path, err)
 		}
+		if scratch := scratchOf(cmd.Process.Pid); !errors.Is(statError(scratch), os.ErrNotExist) {
+			t.Errorf("%v left %s", sig, scratch)
+		}
 	}
+}
+
+func statError(path string) error {
+	_, err := os.Stat(path)
+	return err
 }
 
 // TestRunsAndStop lists the second run by its title and has it end.

@@ -15,6 +15,9 @@ const (
 	netnsDir = "/run/netns"      // where iproute2 keeps named namespaces
 	runsDir  = "/run/sluice-lab" // one lock file for each run, named by its pid
 	prefix   = "sluice-"
+
+	// memoryDir is a tmpfs on every Linux, as /run is not in a container.
+	memoryDir = "/dev/shm"
 )
 
 // run is this process's claim to the names sluice-<pid>-*.
@@ -54,10 +57,29 @@ func unclaim() {
 	}
 	// Unlinked before unlocked: whoever waits for this lock finds out that
 	// the file is no longer the one at the path, and opens the next.
+	os.RemoveAll(scratchOf(os.Getpid()))
 	os.Remove(run.lock.Name())
 	run.lock.Close()
 	run.lock = nil
 }
+
+// Scratch makes a directory, in memory, for what a gateway of this run keeps
+// there. It is removed with the run's last namespace, or with the run where that
+// dies before.
+func Scratch() (string, error) {
+	run.Lock()
+	defer run.Unlock()
+	if run.lock == nil {
+		return "", errors.New("lab: there is no lab to keep anything for")
+	}
+	dir := scratchOf(os.Getpid())
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("lab: %w", err)
+	}
+	return dir, nil
+}
+
+func scratchOf(pid int) string { return filepath.Join(memoryDir, prefix+strconv.Itoa(pid)) }
 
 var errHeld = errors.New("lab: another process holds this run")
 
@@ -88,8 +110,8 @@ func lockRun(name string) (*os.File, error) {
 	}
 }
 
-// Sweep removes what runs that are dead left behind: their namespaces, and with
-// these their links, addresses and routes. Runs at work are left alone.
+// Sweep removes what runs that are dead left behind: their namespaces, with these
+// their links, addresses and routes, and what they kept in memory. Runs at work are left alone.
 func Sweep() error {
 	pids := make(map[int]bool)
 	entries, err := os.ReadDir(netnsDir)
@@ -147,7 +169,8 @@ func owner(name string) (pid int, ok bool) {
 	return pid, err == nil && pid > 0
 }
 
-// removeRun removes every namespace named for pid; the caller holds its lock.
+// removeRun removes every namespace named for pid, and its scratch; the caller
+// holds its lock.
 func removeRun(pid int) error {
 	entries, err := os.ReadDir(netnsDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -159,7 +182,7 @@ func removeRun(pid int) error {
 			errs = append(errs, unmountNamed(e.Name()))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(scratchOf(pid)))...)
 }
 
 // mountNamed binds the calling thread's network namespace to its name.

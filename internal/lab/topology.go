@@ -208,8 +208,12 @@ func (t *Topology) Close() error {
 
 // Config is a configuration for the gateway of the topology: masquerading for
 // the inside, the true source for the excluded network, and the control socket
-// at the path given.
-func Config(controlSocket string) string {
+// at the path given. Flows end with the process.
+func Config(controlSocket string) string { return PersistentConfig(controlSocket, "") }
+
+// PersistentConfig is Config for a gateway whose flows outlive it, in a state
+// file.
+func PersistentConfig(controlSocket, stateFile string) string {
 	return fmt.Sprintf(`interfaces:
   - {name: %s, role: inside}
   - {name: %s, role: outside}
@@ -217,7 +221,7 @@ masquerade:
   sources: [%s]
   native-routing-cidrs: [%s]
   addresses: [auto]
-state-file: ""
+state-file: %q
 control: {socket: %s}
-`, InsideNIC, OutsideNIC, InsideNetwork, ExcludedNetwork, controlSocket)
+`, InsideNIC, OutsideNIC, InsideNetwork, ExcludedNetwork, stateFile, controlSocket)
 }
