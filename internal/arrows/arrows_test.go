@@ -30,6 +30,7 @@ var mayImport = map[string][]string{
 	"xdp/asavie":       {"xdp"},
 	"internal/flowmem": {},
 	"internal/route":   {"internal/fib"},
+	"internal/bypass":  {},
 	"internal/config":  {},
 	"internal/control": {},
 
@@ -38,7 +39,7 @@ var mayImport = map[string][]string{
 	},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
-		"internal/explain",
+		"internal/explain", "internal/bypass",
 		"internal/gateway", "internal/route", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"sluice/conntrack"
+	"sluice/internal/bypass"
 	"sluice/internal/config"
 	"sluice/internal/control"
 	"sluice/internal/fib"
@@ -29,6 +30,7 @@ type viewCopy struct {
 	masquerade control.Masquerade
 	interfaces []fib.Interface
 	roles      []config.Role
+	drivers    []string
 	externals  []externalCopy
 	timeouts   config.Timeouts
 	onFailure  config.Failure
@@ -53,6 +55,7 @@ func (d *Daemon) refresh() {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {
 			c.interfaces = append(c.interfaces, *iface)
 			c.roles = append(c.roles, d.config.Interfaces[i].Role)
+			c.drivers = append(c.drivers, d.plane.nics[i].Driver)
 		}
 	}
 	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
@@ -148,7 +151,7 @@ func (d *Daemon) interfaceStatus(s *control.Status, v viewCopy) {
 	defer d.sockets.RUnlock()
 	for i, iface := range v.interfaces {
 		out := control.Interface{
-			Name: iface.Name, Role: string(v.roles[i]), Up: iface.Up, Driver: d.plane.nics[i].Driver,
+			Name: iface.Name, Role: string(v.roles[i]), Up: iface.Up, Driver: v.drivers[i],
 			MAC: macString(iface.MAC), MTU: int(iface.MTU), Addresses: iface.Addresses, Notes: driverNotes(d.plane.driver),
 		}
 		for _, t := range d.plane.threads {
@@ -189,4 +192,17 @@ func (d *Daemon) Drops() control.Drops {
 		out.Reasons = append(out.Reasons, control.Drop{Reason: r.String(), Packets: sum[r], Explanation: r.Explain()})
 	}
 	return out
+}
+
+// bypassed lists the rules of the host that steered packets do not meet.
+func (d *Daemon) bypassed(v *viewCopy) []string {
+	var names []string
+	for _, iface := range v.interfaces {
+		names = append(names, iface.Name)
+	}
+	rules, err := bypass.Rules(names)
+	if err != nil {
+		d.log.Warn("rules that steered packets bypass", "error", err)
+	}
+	return rules
 }
