@@ -125,6 +125,7 @@ func (w *world) failedNeighbour() {
 	w.far.goesOn(resume)
 	w.must(server.SetUp(lab.HostNIC))
 	w.must(server.AddRoute("default", lab.GatewayOutside))
+	w.resolved()
 }
 
 // mtu: packets that no longer fit are dropped by name, until they fit again.

@@ -61,8 +61,24 @@ func (w *Worker) mapping(p *packet.Packet, out fib.PortID, x *conntrack.External
 func (w *Worker) create(p *packet.Packet, nf *conntrack.NewFlow) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
 	nf.InPort, nf.TCPFlags = w.in, p.TCPFlags
 	flow, dir, existed, r := w.flows.Create(nf, w.now)
+	if r == verdict.ReplyTupleTaken && w.endStranger(nf) {
+		flow, dir, existed, r = w.flows.Create(nf, w.now)
+	}
 	if nf.Mapping != nil && (existed || r != verdict.None) {
 		w.flows.Release(nf.Mapping)
 	}
 	return flow, dir, r
+}
+
+// endStranger ends a forwarded flow that has the tuple in which the replies to a
+// masqueraded one will arrive, and reports whether there was one. It began while
+// the external address was not Sluice's: by a late reply to an address that had
+// just gone and is back now, or by a packet for whoever had the address before.
+// As long as it lived, nothing could be masqueraded to that port and peer.
+func (w *Worker) endStranger(nf *conntrack.NewFlow) bool {
+	if nf.Kind != conntrack.Masquerade {
+		return false
+	}
+	f, _ := w.flows.Find(nf.Reply, w.now)
+	return f != nil && f.Kind() == conntrack.Forward && w.flows.Retire(f, verdict.ReplyTupleTaken)
 }
