@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -273,10 +274,12 @@ func TestWaiterWakesOnFrame(t *testing.T) {
 	c.must(err)
 	defer waiter.Close()
 	waiter.Watch([]xdp.Waitable{c.ports[0], c.ports[1]})
-	go func() {
+	var sender sync.WaitGroup
+	defer sender.Wait()
+	sender.Go(func() {
 		time.Sleep(20 * time.Millisecond) // most likely it sleeps by then; either way it must end
 		c.a.send(0, 1)
-	}()
+	})
 	start := time.Now()
 	for c.ports[0].Sockets()[0].RingLevels().RX.Used == 0 {
 		waiter.Sleep(10 * time.Second)
