@@ -24,7 +24,8 @@ var mayImport = map[string][]string{
 	"conntrack":        {"internal/packet", "internal/verdict"},
 	"nat":              {"conntrack", "internal/packet", "internal/verdict"},
 	"internal/fib":     {"internal/verdict"},
-	"internal/gateway": {"nat", "internal/fib", "conntrack", "internal/packet", "internal/verdict", "xdp"},
+	"internal/filter":  {"conntrack", "internal/packet", "internal/verdict"},
+	"internal/gateway": {"nat", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
 
 	"xdp":              {},
 	"xdp/asavie":       {"xdp"},
@@ -52,7 +53,7 @@ var mayImport = map[string][]string{
 	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 	"internal/docs":   {"conntrack", "nat", "internal/explain", "internal/gateway", "internal/verdict"},
-	"cmd/sluice":      {"bench", "internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/verdict", "nat"},
+	"cmd/sluice":      {"bench", "internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/filter", "internal/verdict", "nat"},
 }
 
 // testsMayImport is what the tests of any package may import besides.
@@ -60,7 +61,7 @@ var testsMayImport = []string{"internal/lab", "internal/packet", "internal/verdi
 
 // pure are the packages whose time, memory and frames are passed in. They run
 // the same under a test, a fuzzer and the gateway.
-var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "internal/fib"}
+var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "internal/fib", "internal/filter"}
 
 // impure is what no pure package imports: sockets, files, clocks, logs, and the
 // libraries that bring them. A path stands for what is below it, too.
