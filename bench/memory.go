@@ -34,10 +34,8 @@ type MemoryResult struct {
 
 // series collects the samples of one way.
 type series struct {
-	name      string
-	take      func() (sample, error)
-	values    []float64
-	disturbed int
+	take     func() (sample, error)
+	readings []reading
 }
 
 // sample adds one, repeated while it is disturbed.
@@ -47,14 +45,10 @@ func (s *series) sample() error {
 		if err != nil {
 			return err
 		}
-		if one.disturbed() && try < maxRepeats {
-			continue
+		if !one.disturbed() || try == maxRepeats {
+			s.readings = append(s.readings, reading{one.perPacket(), one.disturbed()})
+			return nil
 		}
-		if one.disturbed() {
-			s.disturbed++
-		}
-		s.values = append(s.values, one.perPacket())
-		return nil
 	}
 }
 
@@ -62,9 +56,7 @@ func (s *series) summary() Summary {
 	if s == nil {
 		return Summary{}
 	}
-	sum := summarize(s.values)
-	sum.Disturbed = s.disturbed
-	return sum
+	return summarize(s.readings)
 }
 
 // leastRounds are taken even where time is up.
@@ -161,14 +153,14 @@ func (m *memoryRun) distribution(ctx context.Context, r *rig, t *traffic, fresh 
 	if err := r.agree(t, h, byMap, w); err != nil {
 		return result, err
 	}
-	whole := m.series("whole pass", func() (int, time.Duration) { return r.step(t) })
-	hotly := m.series("hot work", func() (int, time.Duration) { r.write(t); return group, h.group(&r.descs) })
-	mapwise := m.series("Go's map", func() (int, time.Duration) { r.write(t); return group, byMap.group(&r.descs) })
-	setUp := m.series("set-up", func() (int, time.Duration) { return r.setUp(fresh) })
+	whole := m.series(func() (int, time.Duration) { return r.step(t) })
+	hotly := m.series(func() (int, time.Duration) { r.write(t); return group, h.group(&r.descs) })
+	mapwise := m.series(func() (int, time.Duration) { r.write(t); return group, byMap.group(&r.descs) })
+	setUp := m.series(func() (int, time.Duration) { return r.setUp(fresh) })
 	var inC *series
 	list := []*series{whole, hotly, mapwise, setUp}
 	if w != nil {
-		inC = &series{name: "twin", take: func() (sample, error) { return w.run(m.budget) }}
+		inC = &series{take: func() (sample, error) { return w.run(m.budget) }}
 		list = []*series{whole, inC, hotly, mapwise, setUp}
 	}
 	stages := m.stages(r, t, h)
@@ -180,31 +172,31 @@ func (m *memoryRun) distribution(ctx context.Context, r *rig, t *traffic, fresh 
 	result = MemoryResult{
 		Whole: whole.summary(), Hot: hotly.summary(), Map: mapwise.summary(), Twin: inC.summary(), SetUp: setUp.summary(),
 		Stages:   stages.summaries(),
-		MapToHot: summarize(ratios(mapwise.values, hotly.values)),
+		MapToHot: summarize(ratios(mapwise.readings, hotly.readings)),
 	}
 	if inC != nil {
-		result.HotToTwin = summarize(ratios(hotly.values, inC.values))
-		result.WholeToTwin = summarize(ratios(whole.values, inC.values))
-		result.SetUpToTwin = summarize(ratios(setUp.values, inC.values))
+		result.HotToTwin = summarize(ratios(hotly.readings, inC.readings))
+		result.WholeToTwin = summarize(ratios(whole.readings, inC.readings))
+		result.SetUpToTwin = summarize(ratios(setUp.readings, inC.readings))
 	}
 	return result, nil
 }
 
 // series makes one of a function that processes a few packets at a time.
-func (m *memoryRun) series(name string, f func() (int, time.Duration)) *series {
-	return &series{name: name, take: func() (sample, error) { return timed(m.budget, f), nil }}
+func (m *memoryRun) series(f func() (int, time.Duration)) *series {
+	return &series{take: func() (sample, error) { return timed(m.budget, f), nil }}
 }
 
 // stageSeries are the stages of the hot work, measured together.
 type stageSeries struct {
 	all    *series
-	values [len(stageNames)][]float64
+	values [len(stageNames)][]reading
 }
 
 func (m *memoryRun) stages(r *rig, t *traffic, h *hot) *stageSeries {
 	s := &stageSeries{}
 	clock := clockCost()
-	s.all = &series{name: "stages", take: func() (sample, error) {
+	s.all = &series{take: func() (sample, error) {
 		h.stages = [len(stageNames)]time.Duration{}
 		one := timed(m.budget, func() (int, time.Duration) {
 			r.write(t)
@@ -215,7 +207,7 @@ func (m *memoryRun) stages(r *rig, t *traffic, h *hot) *stageSeries {
 		bursts := one.packets / burst
 		for i, took := range h.stages {
 			took -= time.Duration(bursts) * clock
-			s.values[i] = append(s.values[i], float64(took.Nanoseconds())/float64(one.packets))
+			s.values[i] = append(s.values[i], reading{float64(took.Nanoseconds()) / float64(one.packets), one.disturbed()})
 		}
 		return one, nil
 	}}

@@ -139,13 +139,36 @@ func wellFormed(t *testing.T, title, svg string) {
 	}
 }
 
+func readings(values ...float64) (r []reading) {
+	for _, v := range values {
+		r = append(r, reading{value: v})
+	}
+	return r
+}
+
+// TestDisturbedLeftOut: what was disturbed counts only where nothing else is
+// left, and a ratio is disturbed where either side is.
+func TestDisturbedLeftOut(t *testing.T) {
+	list := append(readings(1, 2, 3), reading{100, true}, reading{200, true})
+	if s := summarize(list); s.Median != 2 || s.Max != 3 || s.Samples != 3 || s.Disturbed != 2 {
+		t.Errorf("three and two disturbed: %+v", s)
+	}
+	if s := summarize(list[1:]); s.Samples != 4 || s.Disturbed != 2 || s.Max != 200 {
+		t.Errorf("two and two disturbed: %+v", s)
+	}
+	got := ratios([]reading{{10, false}, {10, true}, {10, false}, {1, false}}, []reading{{5, false}, {5, false}, {4, true}})
+	if d := cmp.Diff([]reading{{2, false}, {2, true}, {2.5, true}}, got, cmp.AllowUnexported(reading{})); d != "" {
+		t.Error(d)
+	}
+}
+
 // TestSummarize holds the interval against what it claims: it covers the true
 // median of a lopsided distribution in at least 95 of 100 runs.
 func TestSummarize(t *testing.T) {
 	if s := summarize(nil); s != (Summary{}) {
 		t.Errorf("of nothing: %+v", s)
 	}
-	if s := summarize([]float64{3, 1, 2}); s.Median != 2 || s.Min != 1 || s.Max != 3 || s.Samples != 3 {
+	if s := summarize(readings(3, 1, 2)); s.Median != 2 || s.Min != 1 || s.Max != 3 || s.Samples != 3 {
 		t.Errorf("of three: %+v", s)
 	}
 	if low, high := medianRanks(20); low != 5 || high != 14 {
@@ -156,9 +179,9 @@ func TestSummarize(t *testing.T) {
 		const runs = 4000
 		covered, tight := 0, 0
 		for range runs {
-			v := make([]float64, n)
+			v := make([]reading, n)
 			for i := range v {
-				v[i] = r.ExpFloat64()
+				v[i].value = r.ExpFloat64()
 			}
 			s := summarize(v)
 			if s.Low <= math.Ln2 && math.Ln2 <= s.High {
@@ -188,11 +211,11 @@ func TestRepeated(t *testing.T) {
 		}
 		return sample{packets: 1, ns: 10, delay: 0}, nil
 	}}
-	if err := s.sample(); err != nil || calls != 3 || s.disturbed != 0 || s.values[0] != 10 {
+	if err := s.sample(); err != nil || calls != 3 || s.readings[0] != (reading{10, false}) {
 		t.Errorf("%v after %d calls: %+v", err, calls, s)
 	}
 	s = &series{take: func() (sample, error) { return sample{packets: 1, ns: 100, delay: 50}, nil }}
-	if err := s.sample(); err != nil || s.disturbed != 1 || len(s.values) != 1 {
+	if err := s.sample(); err != nil || len(s.readings) != 1 || !s.readings[0].disturbed {
 		t.Errorf("%v: %+v", err, s)
 	}
 }

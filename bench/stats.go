@@ -15,19 +15,38 @@ type Summary struct {
 	Min       float64 `json:"min"`
 	Max       float64 `json:"max"`
 	Samples   int     `json:"samples"`
-	Disturbed int     `json:"disturbed"` // of which the scheduler disturbed, however often they were repeated
+	Disturbed int     `json:"disturbed"` // samples that stayed disturbed; in the figures only where too few others are left
 }
 
-// summarize needs no order. It returns the zero Summary for no values.
-func summarize(values []float64) Summary {
-	n := len(values)
+// reading is what one sample says.
+type reading struct {
+	value     float64
+	disturbed bool // other work on the machine got in the way, however often it was repeated
+}
+
+// summarize needs no order. It returns the zero Summary for no readings. Those
+// that were disturbed are left out, unless fewer than leastRounds others remain.
+func summarize(readings []reading) Summary {
+	var v []float64
+	for _, r := range readings {
+		if !r.disturbed {
+			v = append(v, r.value)
+		}
+	}
+	disturbed := len(readings) - len(v)
+	if len(v) < leastRounds {
+		v = v[:0]
+		for _, r := range readings {
+			v = append(v, r.value)
+		}
+	}
+	n := len(v)
 	if n == 0 {
 		return Summary{}
 	}
-	v := slices.Clone(values)
 	slices.Sort(v)
 	low, high := medianRanks(n)
-	return Summary{Median: quantile(v, 0.5), Low: v[low], High: v[high], Min: v[0], Max: v[n-1], Samples: n}
+	return Summary{Median: quantile(v, 0.5), Low: v[low], High: v[high], Min: v[0], Max: v[n-1], Samples: n, Disturbed: disturbed}
 }
 
 // medianRanks are the places, in a sorted list of n, of the bounds of the median
@@ -55,11 +74,11 @@ func quantile(sorted []float64, q float64) float64 {
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
 }
 
-// ratios are those of two series taken in turns.
-func ratios(a, b []float64) []float64 {
-	r := make([]float64, min(len(a), len(b)))
+// ratios are those of two series taken in turns, round by round.
+func ratios(a, b []reading) []reading {
+	r := make([]reading, min(len(a), len(b)))
 	for i := range r {
-		r[i] = a[i] / b[i]
+		r[i] = reading{a[i].value / b[i].value, a[i].disturbed || b[i].disturbed}
 	}
 	return r
 }

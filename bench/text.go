@@ -20,10 +20,30 @@ func (r *Report) Text() string {
 		r.Wire.text(&b)
 	}
 	r.barsText(&b)
+	if n := r.disturbed(); n > 0 {
+		fmt.Fprintf(&b, "\n%d samples stayed disturbed by other work on the machine, however often they were repeated. They are\n"+
+			"left out, except where too few others are left: then the figure is none.\n", n)
+	}
 	for _, l := range r.LeftOut {
 		fmt.Fprintf(&b, "Left out: %s\n", l)
 	}
 	return b.String()
+}
+
+// disturbed is how many samples stayed so.
+func (r *Report) disturbed() (n int) {
+	for i := range r.Memory {
+		m := &r.Memory[i]
+		for _, s := range []Summary{m.Whole, m.Hot, m.Twin, m.Map, m.SetUp, m.Stages[stageNames[0]]} {
+			n += s.Disturbed
+		}
+	}
+	if r.Wire != nil {
+		for i := range r.Wire.Results {
+			n += r.Wire.Results[i].CPU.Disturbed + r.Wire.Results[i].Flood.Disturbed
+		}
+	}
+	return n
 }
 
 func orNone(s string) string {
@@ -40,12 +60,10 @@ func (r *Report) memoryText(b *strings.Builder) {
 	b.WriteString("\nIn memory, ns per packet (median, interval of 95 %)\n\n")
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "flows\t\twhole pass\thot work\tC twin\tGo's map\tset-up\tGo to C\tmap to hot")
-	disturbed := 0
 	for i := range r.Memory {
 		m := &r.Memory[i]
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sizeName(m.Flows), m.Distribution,
 			m.Whole.text(1), m.Hot.text(1), m.Twin.text(1), m.Map.text(0), m.SetUp.text(0), m.HotToTwin.text(2), m.MapToHot.text(1))
-		disturbed += m.Whole.Disturbed + m.Hot.Disturbed + m.Twin.Disturbed + m.Map.Disturbed + m.SetUp.Disturbed
 	}
 	t.Flush()
 	b.WriteString("\nStages of the hot work, ns per packet, and what the whole pass adds to them\n\n")
@@ -60,9 +78,6 @@ func (r *Report) memoryText(b *strings.Builder) {
 		fmt.Fprintf(t, "\t%.1f\n", m.rest())
 	}
 	t.Flush()
-	if disturbed > 0 {
-		fmt.Fprintf(b, "\n%d samples stayed disturbed by other work on the machine, however often they were repeated.\n", disturbed)
-	}
 }
 
 // rest is what the whole pass takes besides the stages of the hot work.

@@ -31,6 +31,7 @@ type WireResult struct {
 	// passes without loss.
 	Rate Summary `json:"rate"` // packets a second
 	CPU  Summary `json:"cpu"`  // ns of the whole machine per forwarded packet, less the generator's own
+	Lost int64   `json:"lost"` // packets, all samples together
 
 	// With all that the generator can send.
 	Flood     Summary `json:"flood"`      // packets a second that came through

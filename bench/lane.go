@@ -1,0 +1,198 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+
+	"sluice/internal/fib"
+	"sluice/internal/lab"
+)
+
+// A lane is a network of its own for each peer, so that all can be up at the
+// same time and take turns in an instant:
+//
+//	client ── inside  gateway  outside ── server
+//	10.20.30.11    .1          198.51.100.2    .11
+//
+// The generator sends on the client's interface, the sink is on the server's.
+type lane struct {
+	peer                    Peer
+	expect                  expectation
+	client, gateway, server *lab.Namespace
+	from, to                *endpoint
+	sink                    *program
+	tester                  *tester
+	child                   *child
+	forwarder               *forwarder
+
+	check                  Check
+	latency                Latency
+	rate, cpu, flood, loss []reading
+	lost                   int64 // in the samples that were to be without
+}
+
+const (
+	clientAddress  = "10.20.30.11"
+	gatewayInside  = "10.20.30.1"
+	gatewayOutside = "198.51.100.2"
+	serverAddress  = "198.51.100.11"
+
+	laneNIC = "eth0"
+)
+
+func address(s string) uint32 { return fib.U32(netip.MustParseAddr(s)) }
+
+// site is where lanes are built.
+type site struct {
+	binary                 string // the sluice program
+	dir                    string
+	generatorCPU, otherCPU int
+}
+
+// open builds the lane of a peer.
+func (s *site) open(ctx context.Context, peer Peer) (l *lane, err error) {
+	l = &lane{peer: peer, expect: expectation{src: address(clientAddress), ttl: 63}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.close())
+		}
+	}()
+	if err := l.wire(); err != nil {
+		return l, err
+	}
+	if l.from, err = openEndpoint(l.client, laneNIC); err != nil {
+		return l, err
+	}
+	if l.to, err = openEndpoint(l.server, laneNIC); err != nil {
+		return l, err
+	}
+	at, name := l.server, laneNIC
+	if peer == peerBaseline {
+		at, name = l.gateway, lab.InsideNIC
+	}
+	if l.sink, err = attach(at, name, attachSink); err != nil {
+		return l, err
+	}
+	mac, err := l.gateway.MAC(lab.InsideNIC)
+	if err != nil {
+		return l, err
+	}
+	l.tester = newTester(l.from, l.to, l.sink, l.from.ports[0].NIC().MAC, mac, address(clientAddress), address(serverAddress))
+	return l, s.start(ctx, l)
+}
+
+// wire makes the lane's network.
+func (l *lane) wire() (err error) {
+	for _, n := range []struct {
+		ns   **lab.Namespace
+		name string
+	}{{&l.client, "client"}, {&l.gateway, "gateway"}, {&l.server, "server"}} {
+		if *n.ns, err = lab.NewNamespace(n.name); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		lab.Veth(l.client, laneNIC, l.gateway, lab.InsideNIC, lab.VethOptions{}),
+		lab.Veth(l.gateway, lab.OutsideNIC, l.server, laneNIC, lab.VethOptions{}),
+		l.client.AddAddress(laneNIC, clientAddress+"/24"),
+		l.gateway.AddAddress(lab.InsideNIC, gatewayInside+"/24"),
+		l.gateway.AddAddress(lab.OutsideNIC, gatewayOutside+"/24"),
+		l.server.AddAddress(laneNIC, serverAddress+"/24"),
+	)
+}
+
+// start starts what forwards.
+func (s *site) start(ctx context.Context, l *lane) (err error) {
+	masquerade := func() { l.expect.src, l.expect.translated = address(gatewayOutside), true }
+	switch l.peer {
+	case PeerSluice, PeerAsavie:
+		masquerade()
+		return s.sluice(ctx, l, true)
+	case PeerRouter:
+		return s.sluice(ctx, l, false)
+	case PeerForwarder:
+		l.expect.ttl = 64 // it forwards frames, not packets
+		l.forwarder, err = startForwarder(l.gateway, s.otherCPU, lab.InsideNIC, lab.OutsideNIC)
+		return err
+	case PeerNFT:
+		masquerade()
+		out, err := l.gateway.Exec("nft", "add table ip nat; add chain ip nat out { type nat hook postrouting priority 100; }; "+
+			"add rule ip nat out oifname "+lab.OutsideNIC+" masquerade")
+		if err != nil {
+			return fmt.Errorf("bench: nft: %w: %s", err, out)
+		}
+		fallthrough
+	case PeerKernel:
+		return l.gateway.Sysctl("net/ipv4/ip_forward", "1")
+	}
+	return nil
+}
+
+// sluice starts the gateway on the lane.
+func (s *site) sluice(ctx context.Context, l *lane, masquerade bool) (err error) {
+	driver := "native"
+	if l.peer == PeerAsavie {
+		driver = "asavie"
+	}
+	l.child, err = startChild(ctx, l.gateway, s.binary, s.dir, filepath.Base(l.gateway.Name()), s.config(l, driver, masquerade))
+	return err
+}
+
+// config is the gateway's configuration. The table is small, since an idle
+// gateway sweeps it all the time, and those whose turn it is not are idle.
+func (s *site) config(l *lane, driver string, masquerade bool) string {
+	return fmt.Sprintf(`interfaces:
+  - {name: %s, role: inside}
+  - {name: %s, role: outside}
+masquerade: {enabled: %v, sources: [10.20.30.0/24]}
+conntrack: {max-flows: 16384}
+state-file: ""
+driver: %s
+cpus: [%d]
+control: {socket: %s.sock}
+`, lab.InsideNIC, lab.OutsideNIC, masquerade, driver, s.otherCPU, filepath.Join(s.dir, filepath.Base(l.gateway.Name())))
+}
+
+// pids are the processes besides ours that belong to the lane.
+func (l *lane) pids() []int {
+	if l.child == nil {
+		return nil
+	}
+	return []int{l.child.pid()}
+}
+
+func (l *lane) close() error {
+	var errs []error
+	if l.child != nil {
+		errs = append(errs, l.child.stop())
+	}
+	if l.forwarder != nil {
+		errs = append(errs, l.forwarder.close())
+	}
+	if l.sink != nil {
+		l.sink.close()
+	}
+	errs = append(errs, l.from.close(), l.to.close())
+	for _, n := range []*lab.Namespace{l.client, l.gateway, l.server} {
+		if n != nil {
+			errs = append(errs, n.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// peers are those that can be tried here; the others are left out, and why.
+func (s *site) peers() (list []Peer, leftOut []string) {
+	list = []Peer{PeerSluice, PeerRouter, PeerForwarder, PeerKernel}
+	if _, err := exec.LookPath("nft"); err == nil {
+		list = append(list, PeerNFT)
+	} else {
+		leftOut = append(leftOut, "nft masquerade: there is no nft: apt-get install nftables")
+	}
+	list = append(list, PeerAsavie)
+	return list, leftOut
+}

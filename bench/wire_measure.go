@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// first waits until packets pass, which takes the neighbours' addresses, and
+// then looks at each of many.
+func (w *wireRun) first(l *lane) (err error) {
+	deadline := time.Now().Add(3 * time.Second)
+	for l.tester.run(10*time.Millisecond, burst).received == 0 {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("bench: %s: no packet passes", l.peer)
+		}
+	}
+	if l.check, err = l.tester.inspect(l.expect, inspected); err == nil {
+		w.lanes = append(w.lanes, l)
+	}
+	return err
+}
+
+// measure takes all samples. It belongs on the generator's thread.
+func (w *wireRun) measure(ctx context.Context) error {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // little is allocated, and nothing should interfere
+	if err := w.rounds(ctx, w.o.Pairs, w.round, "in pairs"); err != nil {
+		return err
+	}
+	if err := w.rounds(ctx, floodRounds, w.flooded, "flooding"); err != nil {
+		return err
+	}
+	span := 3 * w.o.Sample
+	for _, l := range w.lanes {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		w.progress.note("latency: " + string(l.peer))
+		l.tester.run(warmUp, burst)
+		var err error
+		if l.latency, err = l.tester.latency(span); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rounds calls f for every lane in turn, the other way round every second time.
+func (w *wireRun) rounds(ctx context.Context, n int, f func(*lane), what string) error {
+	for round := range n {
+		w.progress.note(fmt.Sprintf("%s, round %d of %d", what, round+1, n))
+		if round >= minPairs && time.Now().After(w.until) {
+			return nil
+		}
+		for i := range w.lanes {
+			if round%2 == 1 {
+				i = len(w.lanes) - 1 - i
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			f(w.lanes[i])
+		}
+	}
+	return nil
+}
+
+// laneSample is one sample of a lane.
+type laneSample struct {
+	passage
+	ran, delay int64 // CPU time of all that takes part; the longest wait of a busy thread
+	disturbed  bool
+}
+
+// maxWireRepeats is how often a disturbed sample is taken again.
+const maxWireRepeats = 2
+
+// sample takes one with at most so many packets under way, again where it was
+// disturbed.
+func (w *wireRun) sample(l *lane, most int64) (s laneSample) {
+	for try := 0; ; try++ {
+		l.tester.run(warmUp/5, window)
+		before := w.processor.of(l.pids()...)
+		s = laneSample{passage: l.tester.run(w.o.Sample, most)}
+		s.ran, s.delay = w.processor.of(l.pids()...).since(before, s.wall.Nanoseconds())
+		// Where the window is to prevent a loss, there is one only if somebody
+		// stood still for long.
+		s.disturbed = s.delay*disturbedShare > s.wall.Nanoseconds() || most > 0 && s.received < s.sent
+		if !s.disturbed || try == maxWireRepeats {
+			return s
+		}
+	}
+}
+
+// round takes the sample of a lane that counts: no loss, and CPU time beside the
+// generator's. The generator alone, right before, is what is taken off.
+func (w *wireRun) round(l *lane) {
+	b := w.sample(w.base, window)
+	generator := float64(b.ran-b.waited.Nanoseconds()) / float64(max(b.sent, 1))
+	w.generator = append(w.generator, reading{generator, b.disturbed})
+	s := w.sample(l, window)
+	disturbed := s.disturbed || b.disturbed
+	own := float64(s.waited.Nanoseconds()) + generator*float64(s.sent)
+	l.cpu = append(l.cpu, reading{(float64(s.ran) - own) / float64(max(s.received, 1)), disturbed})
+	l.rate = append(l.rate, reading{float64(s.received) / s.wall.Seconds(), disturbed})
+	l.lost += s.sent - s.received
+}
+
+// flooded takes a sample with all that the generator can send.
+func (w *wireRun) flooded(l *lane) {
+	s := w.sample(l, 0)
+	l.flood = append(l.flood, reading{float64(s.received) / s.wall.Seconds(), s.disturbed})
+	l.loss = append(l.loss, reading{1 - float64(s.received)/float64(max(s.sent, 1)), s.disturbed})
+}
+
+// report sums up.
+func (w *wireRun) report() *WireReport {
+	r := &WireReport{Frame: frameLength, Flows: wireFlows, Window: window, Generator: summarize(w.generator)}
+	var sluice *lane
+	for _, l := range w.lanes {
+		if l.peer == PeerSluice {
+			sluice = l
+		}
+		r.Results = append(r.Results, WireResult{
+			Peer: l.peer, Rate: summarize(l.rate), CPU: summarize(l.cpu), Lost: l.lost, Flood: summarize(l.flood), FloodLoss: summarize(l.loss),
+			Check: l.check, Latency: l.latency,
+		})
+	}
+	for _, l := range w.lanes {
+		if l != sluice {
+			r.Ratios = append(r.Ratios, Ratio{Of: PeerSluice, To: l.peer,
+				CPU: summarize(ratios(sluice.cpu, l.cpu)), Rate: summarize(ratios(sluice.rate, l.rate))})
+		}
+	}
+	return r
+}
+
+func (w *wireRun) close() error {
+	var errs []error
+	for _, l := range w.opened {
+		errs = append(errs, l.close())
+	}
+	return errors.Join(errs...)
+}
