@@ -44,6 +44,7 @@ takes it away.`,
 	}
 	configFlag(c, &o.ConfigPath)
 	c.Flags().BoolVar(&o.DetachOnExit, "detach-on-exit", false, "take the steering program away when the daemon stops")
+	c.Flags().BoolVar(&o.VerifyFlows, "verify-flows", false, "walk the flow table at start and stop, and fail if anything in it does not fit together")
 	c.Flags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	c.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return c

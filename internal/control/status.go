@@ -28,6 +28,7 @@ type Status struct {
 	Mappings      Usage         `json:"mappings"`
 	Sources       Usage         `json:"sources"`
 	StateFile     StateFile     `json:"state_file"`
+	Process       Process       `json:"process"`
 	Timeouts      Timeouts      `json:"timeouts_seconds"`
 	Steering      Steering      `json:"steering"`
 	Punts         Punts         `json:"punts"`
@@ -48,6 +49,15 @@ type ConfigStatus struct {
 	Loaded     time.Time   `json:"loaded"`      // when what is in force was read
 	Warnings   []string    `json:"warnings"`    // of the configuration in force
 	LastReload *LastReload `json:"last_reload"` // null: never reloaded
+}
+
+// Process is what the daemon takes of the machine, besides its threads' time. In
+// a gateway that has been at work for a while none of it grows.
+type Process struct {
+	Goroutines    int    `json:"goroutines"`
+	HeapBytes     uint64 `json:"heap_bytes"`     // live and not yet swept objects of Go's heap
+	ResidentBytes uint64 `json:"resident_bytes"` // of all its memory; the flow table and the frames are most of it
+	Descriptors   int    `json:"descriptors"`    // open files
 }
 
 // StateFile is where the flow table is kept, so that it outlives the process, and

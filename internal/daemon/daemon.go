@@ -22,6 +22,7 @@ import (
 type Options struct {
 	ConfigPath   string
 	DetachOnExit bool
+	VerifyFlows  bool   // walk the flow table at the start and at the end, and fail if it is not consistent
 	Socket       string // overrides control.socket; "" = as configured
 	Version      control.Version
 	Logger       *slog.Logger
@@ -152,6 +153,10 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	}
 	d.plane.state.rebuild(tick(d.plane.threads[0].clock.Now()))
 	took.done("flows")
+	d.plane.state.verify = d.options.VerifyFlows
+	if err := d.plane.state.check(); err != nil {
+		return err
+	}
 	d.plane.state.tell(d.log)
 	if err := d.publish(); err != nil {
 		return err

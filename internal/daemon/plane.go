@@ -175,6 +175,10 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 	for _, t := range p.threads {
 		errs = append(errs, t.halt())
 	}
+	if p.state != nil {
+		// At rest now, and the steering program's bits still mapped.
+		errs = append(errs, p.state.check())
+	}
 	left = "the kernel has the packets again"
 	if p.steering != nil {
 		pinned, where := p.steering.Pinned()

@@ -21,6 +21,7 @@ type state struct {
 	table   *conntrack.Table
 	remains *conntrack.Remains // until the table is made whole again
 	rebuilt bool               // remains was made whole: the table is at rest when the workers are
+	verify  bool               // walk the table whenever it is at rest
 	report  conntrack.Report
 	refused error // why what was there could not be adopted
 }
@@ -115,6 +116,14 @@ func (s *state) rebuild(now conntrack.Tick) {
 		s.report = s.remains.Rebuild(now)
 		s.remains, s.rebuilt = nil, true
 	}
+}
+
+// check walks the table, which must be at rest, where that was asked for.
+func (s *state) check() error {
+	if !s.verify || !s.rebuilt {
+		return nil
+	}
+	return s.table.Verify()
 }
 
 // tell logs where the flows are kept and what became of those that were there.

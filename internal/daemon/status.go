@@ -115,6 +115,7 @@ func (d *Daemon) Status() (s control.Status) {
 		}
 		d.tableStatus(&s)
 		s.StateFile = d.plane.state.status()
+		s.Process = processStatus()
 		d.workerStatus(&s)
 		d.interfaceStatus(&s, v)
 		d.steeringStatus(&s, v)
