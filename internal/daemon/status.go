@@ -122,6 +122,7 @@ func (d *Daemon) Status() (s control.Status) {
 		d.puntStatus(&s)
 		d.routerStatus(&s)
 	})
+	s.Netfilter = d.bypassed(&v)
 	s.Degraded = append(degraded(&s), v.problems...)
 	return s
 }

@@ -3,6 +3,9 @@ package faults
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,9 +38,36 @@ func TestPoolAddresses(t *testing.T) {
 			t.Errorf("status: %+v", a)
 		}
 	}
+	if rules := g.status().Netfilter; len(rules) != 0 {
+		t.Errorf("status tells of rules that are not there: %q", rules)
+	}
 	g.healthy()
 	// What the clients send after the gateway's end, the kernel must not forward.
 	r.must(r.top.Gateway.Sysctl("net/ipv4/ip_forward", "0"))
+	g.stop()
+	r.noPins()
+}
+
+// TestBypassedRules: a rule that steered packets do not meet is named in status,
+// since nothing else would tell why it does nothing.
+func TestBypassedRules(t *testing.T) {
+	lab.RequireRoot(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("nft is not installed: apt-get install nftables")
+		}
+		t.Skip("nft is not installed")
+	}
+	r := newRig(t)
+	g := r.start(config(""), "--detach-on-exit")
+	for _, command := range []string{"add table ip edge", "add chain ip edge forward", "add rule ip edge forward counter"} {
+		if out, err := r.top.Gateway.Exec("nft", strings.Fields(command)...); err != nil {
+			t.Fatalf("nft %s: %v: %s", command, err, out)
+		}
+	}
+	if rules := g.status().Netfilter; !slices.Contains(rules, "nft table ip edge: 1 rule") {
+		t.Errorf("status tells of %q", rules)
+	}
 	g.stop()
 	r.noPins()
 }
