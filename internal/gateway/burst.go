@@ -16,8 +16,17 @@ func (w *Worker) frame(d xdp.Desc) []byte {
 	return w.bytes[d.Addr:end:end]
 }
 
-// burst passes n frames that arrived on port in through all stages.
+// burst takes n frames that arrived on port in through all stages.
 func (w *Worker) burst(in fib.PortID, n int) {
+	if w.trace != nil {
+		w.traceBurst(in, n)
+		return
+	}
+	w.pass(in, n)
+}
+
+// pass is burst when nobody looks.
+func (w *Worker) pass(in fib.PortID, n int) {
 	w.in = in
 	keys := w.parse(n)
 	w.flows.LookupBurst(&w.lookup, keys, w.now)

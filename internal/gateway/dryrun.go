@@ -43,30 +43,41 @@ type FlowFound struct {
 // It may be called from the goroutine that owns flows; see conntrack.Table.Look.
 func (s *Snapshot) DryRun(flows *conntrack.Worker, in fib.PortID, p *packet.Packet, now conntrack.Tick) Outcome {
 	var o Outcome
+	s.foretell(&o, new(FlowFound), flows, in, p, now)
+	return o
+}
+
+// foretell is DryRun into memory of the caller's: o and found must be zero.
+func (s *Snapshot) foretell(o *Outcome, found *FlowFound, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, now conntrack.Tick) {
 	if p.TTL <= 1 && !s.Routes.Local(p.Dst) {
 		o.Reason = verdict.TTLExpired
-		return o
+		return
 	}
 	arriving := key(p)
 	flow, dir := flows.Find(arriving, now)
 	if flow != nil {
-		o.Flow = &FlowFound{
-			Direction: dir, Original: flow.Tuple(conntrack.Original), Reply: flow.Tuple(conntrack.Reply),
-			Kind: flow.Kind(), State: flow.State(),
-		}
+		found.fill(flow, dir)
+		o.Flow = found
 		if !s.sameSide(in, flow, dir) {
 			o.Reason = verdict.SpoofedSource
-			return o
+			return
 		}
 		o.To, o.Translated = flow.Translated(dir), true
-	} else if s.begins(&o, flows, in, p, arriving, now); o.Reason != verdict.None {
-		return o
+	} else if s.begins(o, flows, in, p, arriving, now); o.Reason != verdict.None {
+		return
 	}
-	s.leaves(&o, in, p)
+	s.leaves(o, in, p)
 	if o.Reason == verdict.None {
 		_, o.Back, o.Answer = s.onward(o.Hop.Port, o.To.Dst, arriving.Reverse())
 	}
-	return o
+}
+
+// fill describes a flow to whose direction dir a packet belongs.
+func (f *FlowFound) fill(flow *conntrack.Flow, dir conntrack.Direction) {
+	*f = FlowFound{
+		Direction: dir, Original: flow.Tuple(conntrack.Original), Reply: flow.Tuple(conntrack.Reply),
+		Kind: flow.Kind(), State: flow.State(),
+	}
 }
 
 // begins decides on the flow that the packet would begin.

@@ -52,6 +52,8 @@ type Worker struct {
 	pointer  *atomic.Pointer[Snapshot]
 	snapshot *Snapshot // the one in use since the last burst boundary
 	adopted  atomic.Pointer[Snapshot]
+	tracing  atomic.Pointer[Trace] // set by the control plane: see SetTrace
+	trace    *Trace                // as it was at the last burst boundary; nil is none
 	alloc    nat.Allocator
 	resolve  chan<- Neighbour
 	punter   Punter
@@ -117,6 +119,7 @@ func (w *Worker) Step(now conntrack.Tick) int {
 // begin enters a burst boundary: from here on the snapshot in use is the newest,
 // and what waited for a change is tried again.
 func (w *Worker) begin(now conntrack.Tick) {
+	w.trace = w.tracing.Load()
 	s := w.pointer.Load()
 	changed := s != w.snapshot
 	if changed {
