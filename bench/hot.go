@@ -81,7 +81,8 @@ func (h *hot) parse(part []xdp.Desc) {
 		if packet.Parse(h.frames[d.Addr:d.Addr+uint64(d.Len)], p) != verdict.None {
 			h.missed++
 		}
-		h.lookup.Keys[i] = conntrack.Tuple{Src: p.Src, Dst: p.Dst, SrcPort: p.SrcPort, DstPort: p.DstPort, Proto: p.Proto}
+		k := &h.lookup.Keys[i]
+		k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto = p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto
 	}
 }
 
@@ -101,7 +102,7 @@ func (h *hot) rewrite(part []xdp.Desc, direction int) {
 		frame := h.frames[d.Addr : d.Addr+uint64(d.Len)]
 		h.flows.Update(f, dir, p)
 		f.Touch(dir, p.Length(), now)
-		nat.Rewrite(frame, p, f.Translated(dir))
+		nat.Forward(frame, p, f.Answer(dir))
 		nat.DecrementTTL(frame, p)
 		copy(frame[0:6], to[:])
 		copy(frame[6:12], from[:])

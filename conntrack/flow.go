@@ -67,6 +67,12 @@ func (f *Flow) is(d Direction, k *Tuple) bool { return *f.tuple[d&1].words() == 
 // the reverse of what the answers to them arrive with.
 func (f *Flow) Translated(d Direction) Tuple { return f.tuple[d&1^1].Reverse() }
 
+// Answer is the tuple that an answer to packets of direction d arrives with:
+// Translated, reversed, in place. A Tuple is too large for the compiler to keep in
+// registers, and to make a copy of one for each packet costs as much as the
+// rewriting. It does not change while the pointer to the flow is good.
+func (f *Flow) Answer(d Direction) *Tuple { return &f.tuple[d&1^1] }
+
 // Kind is what is done to the flow's packets.
 func (f *Flow) Kind() Kind { return Kind(f.seal) }
 

@@ -67,12 +67,22 @@ func (d delta) storeUDP(b []byte) {
 // looked at: there is no application layer gateway (RFC 4787 REQ-10, RFC 5382
 // REQ-6).
 func Rewrite(frame []byte, p *packet.Packet, to conntrack.Tuple) {
-	if p.Src == to.Src && p.Dst == to.Dst && p.SrcPort == to.SrcPort && p.DstPort == to.DstPort {
+	rewrite(frame, p, to.Src, to.Dst, to.SrcPort, to.DstPort)
+}
+
+// Forward is Rewrite for a packet of a flow: answer is the tuple that an answer
+// to it will arrive with (conntrack.Flow.Answer).
+func Forward(frame []byte, p *packet.Packet, answer *conntrack.Tuple) {
+	rewrite(frame, p, answer.Dst, answer.Src, answer.DstPort, answer.SrcPort)
+}
+
+func rewrite(frame []byte, p *packet.Packet, src, dst uint32, srcPort, dstPort uint16) {
+	if p.Src == src && p.Dst == dst && p.SrcPort == srcPort && p.DstPort == dstPort {
 		return
 	}
-	d := rewriteNetwork(frame[p.L3:], p, to.Src, to.Dst)
+	d := rewriteNetwork(frame[p.L3:], p, src, dst)
 	if p.Flags&packet.FlagLaterFragment == 0 {
-		rewriteTransport(frame[p.L4:p.End], p, to.SrcPort, to.DstPort, d)
+		rewriteTransport(frame[p.L4:p.End], p, srcPort, dstPort, d)
 	}
 }
 

@@ -22,12 +22,13 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 		return verdict.TTLExpired // RFC 1812 5.3.1
 	}
 	id := fib.HopID(flow.NextHop(dir))
-	var hop fib.Hop
+	var found fib.Hop
+	hop := &found
 	if flow.NextHop(dir)>>16 == uint32(s.Generation) && id != 0 {
-		hop = *s.Routes.Hop(id)
+		hop = s.Routes.Hop(id)
 	} else {
 		var r verdict.Reason
-		if id, hop, r = w.route(p, flow, dir); r != verdict.None {
+		if id, found, r = w.route(p, flow, dir); r != verdict.None {
 			return r
 		}
 		flow.SetNextHop(dir, s.hopKey(id))
@@ -36,18 +37,18 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 		return w.tooBig(hop.MTU)
 	}
 	src := p.Src
-	if r := w.ready(&hop, src); r != verdict.None {
+	if r := w.ready(hop, src); r != verdict.None {
 		return r
 	}
 	w.flows.Update(flow, dir, p)
 	flow.Touch(dir, p.Length(), w.now)
-	nat.Rewrite(frame, p, flow.Translated(dir))
+	nat.Forward(frame, p, flow.Answer(dir))
 	if src != p.Src && divisible(p) {
 		w.identify(frame, p)
 	}
 	nat.DecrementTTL(frame, p)
 	d.Len = uint32(p.End)
-	w.send(d, frame, p, src, &hop)
+	w.send(d, frame, p, src, hop)
 	return verdict.None
 }
 
