@@ -61,7 +61,10 @@ func (w *Worker) parse(n int) (keys int) {
 		if p.Flags&(packet.FlagFragment|packet.FlagICMPError|packet.FlagOptions) != 0 && w.special(d, frame, p) {
 			continue
 		}
-		w.lookup.Keys[keys] = key(p)
+		// In place: to copy a tuple that was made field by field means to wait
+		// until the fields are through to the cache.
+		k := &w.lookup.Keys[keys]
+		k.Src, k.Dst, k.SrcPort, k.DstPort, k.Proto = p.Src, p.Dst, p.SrcPort, p.DstPort, p.Proto
 		w.index[keys] = uint8(i)
 		keys++
 	}
