@@ -103,7 +103,6 @@ func (h *hot) rewrite(part []xdp.Desc, direction int) {
 		h.flows.Update(f, dir, p)
 		f.Touch(dir, p.Length(), now)
 		nat.Forward(frame, p, f.Answer(dir))
-		nat.DecrementTTL(frame, p)
 		copy(frame[0:6], to[:])
 		copy(frame[6:12], from[:])
 	}

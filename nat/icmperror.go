@@ -79,10 +79,10 @@ func RewriteError(frame []byte, p, quoted *packet.Packet, quotedTo conntrack.Tup
 	quote := message[packet.ICMPLength:]
 	// The quoted header's words, its checksum among them, sum to 0xffff before
 	// and after: the message's checksum does not notice.
-	pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quotedTo.Dst)
+	pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quotedTo.Dst, 0)
 	d := rewriteQuoted(quote[quoted.L4:quoted.End], quoted, quotedTo.SrcPort, quotedTo.DstPort, pseudo)
 	d.store(message[icmpChecksum:])
-	rewriteNetwork(frame[p.L3:], p, outerSrc, outerDst)
+	rewriteNetwork(frame[p.L3:], p, outerSrc, outerDst, 0)
 }
 
 // rewriteQuoted changes ports or identifier in t, the quoted transport, and its

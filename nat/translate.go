@@ -67,33 +67,41 @@ func (d delta) storeUDP(b []byte) {
 // looked at: there is no application layer gateway (RFC 4787 REQ-10, RFC 5382
 // REQ-6).
 func Rewrite(frame []byte, p *packet.Packet, to conntrack.Tuple) {
-	rewrite(frame, p, to.Src, to.Dst, to.SrcPort, to.DstPort)
-}
-
-// Forward is Rewrite for a packet of a flow: answer is the tuple that an answer
-// to it will arrive with (conntrack.Flow.Answer).
-func Forward(frame []byte, p *packet.Packet, answer *conntrack.Tuple) {
-	rewrite(frame, p, answer.Dst, answer.Src, answer.DstPort, answer.SrcPort)
-}
-
-func rewrite(frame []byte, p *packet.Packet, src, dst uint32, srcPort, dstPort uint16) {
-	if p.Src == src && p.Dst == dst && p.SrcPort == srcPort && p.DstPort == dstPort {
+	if p.Src == to.Src && p.Dst == to.Dst && p.SrcPort == to.SrcPort && p.DstPort == to.DstPort {
 		return
 	}
-	d := rewriteNetwork(frame[p.L3:], p, src, dst)
+	d := rewriteNetwork(frame[p.L3:], p, to.Src, to.Dst, 0)
 	if p.Flags&packet.FlagLaterFragment == 0 {
-		rewriteTransport(frame[p.L4:p.End], p, srcPort, dstPort, d)
+		rewriteTransport(frame[p.L4:p.End], p, to.SrcPort, to.DstPort, d)
 	}
 }
 
-// rewriteNetwork changes the addresses of the IPv4 header h and its checksum,
-// and returns what that does to a pseudo-header's sum.
-func rewriteNetwork(h []byte, p *packet.Packet, src, dst uint32) delta {
+// Forward is Rewrite and DecrementTTL in one, for a packet of a flow: answer is
+// the tuple that an answer to it will arrive with (conntrack.Flow.Answer). The
+// header checksum is read and written once.
+func Forward(frame []byte, p *packet.Packet, answer *conntrack.Tuple) {
+	if p.Src == answer.Dst && p.Dst == answer.Src && p.SrcPort == answer.DstPort && p.DstPort == answer.SrcPort {
+		DecrementTTL(frame, p)
+		return
+	}
+	h := frame[p.L3:][:packet.IPv4MinLength]
+	h[ipTTL]--
+	p.TTL--
+	d := rewriteNetwork(h, p, answer.Dst, answer.Src, lessTTL)
+	if p.Flags&packet.FlagLaterFragment == 0 {
+		rewriteTransport(frame[p.L4:p.End], p, answer.DstPort, answer.SrcPort, d)
+	}
+}
+
+// rewriteNetwork changes the addresses of the IPv4 header h, and its checksum by
+// that and by other changes, and returns what the addresses do to a
+// pseudo-header's sum.
+func rewriteNetwork(h []byte, p *packet.Packet, src, dst uint32, other delta) delta {
 	h = h[:packet.IPv4MinLength]
 	d := delta32(p.Src, src) + delta32(p.Dst, dst)
 	binary.BigEndian.PutUint32(h[ipSrc:], src)
 	binary.BigEndian.PutUint32(h[ipDst:], dst)
-	d.store(h[ipChecksum:])
+	(d + other).store(h[ipChecksum:])
 	p.Src, p.Dst = src, dst
 	return d
 }
@@ -139,13 +147,16 @@ func rewriteID(t []byte, p *packet.Packet, srcPort, dstPort uint16) delta {
 	return delta16(old, id)
 }
 
+// lessTTL is what one less TTL does to the header checksum: TTL is the high byte
+// of its word, which goes down by 0x0100, and ~0x0100 is 0xfeff. The protocol in
+// the low byte cancels out.
+const lessTTL delta = 0xfeff
+
 // DecrementTTL takes 1 off the time to live, which must not be 0, and updates
 // the header checksum (RFC 1812 5.3.1, RFC 1624).
 func DecrementTTL(frame []byte, p *packet.Packet) {
 	h := frame[p.L3:][:packet.IPv4MinLength]
-	// TTL is the high byte of its word: the word goes down by 0x0100, and
-	// ~0x0100 is 0xfeff. The protocol in the low byte cancels out.
-	delta(0xfeff).store(h[ipChecksum:])
+	lessTTL.store(h[ipChecksum:])
 	h[ipTTL]--
 	p.TTL--
 }

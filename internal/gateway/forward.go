@@ -46,7 +46,6 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	if src != p.Src && divisible(p) {
 		w.identify(frame, p)
 	}
-	nat.DecrementTTL(frame, p)
 	d.Len = uint32(p.End)
 	w.send(d, frame, p, src, hop)
 	return verdict.None

@@ -23,7 +23,7 @@ func Parse(frame []byte, p *Packet) verdict.Reason {
 		return verdict.BadHeaderLength
 	case total < headerLength || total > len(h):
 		return verdict.BadTotalLength
-	case Fold(Sum(h[:headerLength], 0)) != 0xffff:
+	case headerSum(h, headerLength) != 0xffff:
 		return verdict.BadHeaderChecksum
 	}
 	fillNetwork(h, p, EthernetLength, headerLength, total)
@@ -34,6 +34,17 @@ func Parse(frame []byte, p *Packet) verdict.Reason {
 		}
 	}
 	return parseTransport(h[headerLength:total], p)
+}
+
+// headerSum is the folded sum of a header; nearly all of them have 20 bytes.
+func headerSum(h []byte, length int) uint16 {
+	if length != IPv4MinLength {
+		return Fold(Sum(h[:length], 0))
+	}
+	h = h[:IPv4MinLength]
+	sum := uint64(be32(h)) + uint64(be32(h[4:])) + uint64(be32(h[8:])) + uint64(be32(h[12:])) + uint64(be32(h[16:]))
+	sum = sum>>32 + sum&0xffffffff
+	return Fold(uint32(sum>>16 + sum&0xffff))
 }
 
 // fillNetwork copies the IPv4 header h, which begins at offset base, into p.
