@@ -96,7 +96,13 @@ func (a *app) printExplanation(e *control.Explanation) error {
 		fmt.Fprintf(a.out, "assumed: %s\n", s)
 	}
 	fmt.Fprintln(a.out)
+	return a.printDecisions(e, "")
+}
+
+// printDecisions prints the decisions as a table, and the verdict.
+func (a *app) printDecisions(e *control.Explanation, indent string) error {
 	t := newTable(a.out, left("STAGE"), right("LINE"), left("DECISION"))
+	t.indent = indent
 	for _, d := range e.Decisions {
 		line := "-"
 		if d.Line > 0 {
@@ -107,7 +113,7 @@ func (a *app) printExplanation(e *control.Explanation) error {
 	if err := t.flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.out, "\n%s\n", e.Verdict)
+	_, err := fmt.Fprintf(a.out, "\n%s%s\n", indent, e.Verdict)
 	return err
 }
 

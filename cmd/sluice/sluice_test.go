@@ -39,6 +39,7 @@ type fake struct {
 	asked  atomic.Pointer[control.Filter]
 
 	explain func(control.Question) (control.Explanation, error)
+	trace   func(control.TraceQuestion) ([]control.Traced, error)
 	config  string // in force
 }
 
@@ -82,6 +83,25 @@ func (g *fake) Drops() control.Drops {
 }
 
 func (g *fake) Explain(q control.Question) (control.Explanation, error) { return g.explain(q) }
+
+func (g *fake) Trace(_ context.Context, q control.TraceQuestion, begun func() error, yield func(*control.Traced) error) error {
+	list, err := []control.Traced(nil), error(nil)
+	if g.trace != nil {
+		list, err = g.trace(q)
+	}
+	if err != nil {
+		return err
+	}
+	if err := begun(); err != nil {
+		return err
+	}
+	for i := range list {
+		if err := yield(&list[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (g *fake) Config() (control.ConfigText, error) {
 	return control.ConfigText{Path: "in-force.yaml", Text: g.config}, nil
@@ -213,12 +233,12 @@ func TestHelp(t *testing.T) {
 	if code != exitFine {
 		t.Errorf("exit %d", code)
 	}
-	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "explain", "drops", "config", "lab", "version", "completion"} {
+	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "explain", "trace", "drops", "config", "lab", "version", "completion"} {
 		if !strings.Contains(out, "\n  "+name+" ") {
 			t.Errorf("%s is not in the help", name)
 		}
 	}
-	for _, name := range []string{"trace", "capture", "services", "backend", "nat ", "top "} {
+	for _, name := range []string{"capture", "services", "backend", "nat ", "top "} {
 		if strings.Contains(out, "\n  "+name) {
 			t.Errorf("%s is in the help and not in this version", name)
 		}

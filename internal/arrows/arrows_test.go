@@ -33,14 +33,14 @@ var mayImport = map[string][]string{
 	"internal/route":   {"internal/fib"},
 	"internal/bypass":  {},
 	"internal/config":  {},
-	"internal/control": {},
+	"internal/control": {"internal/packet"},
 
 	"internal/explain": {
 		"internal/gateway", "internal/control", "internal/config", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
-		"internal/explain", "internal/bypass",
+		"internal/explain", "internal/filter", "internal/bypass",
 		"internal/gateway", "internal/route", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},

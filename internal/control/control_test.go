@@ -26,6 +26,7 @@ type scripted struct {
 	reload   func() (ReloadResult, error)
 	yielded  atomic.Int64
 	finished chan error
+	trace    func(context.Context, TraceQuestion, func() error, func(*Traced) error) error
 }
 
 func (g *scripted) Status() Status { return g.status }
@@ -76,6 +77,10 @@ func (g *scripted) Explain(q Question) (Explanation, error) {
 		return Explanation{}, errors.New("in: nowhere is not an interface")
 	}
 	return Explanation{Verdict: "forward", Protocol: q.Proto, In: q.In, Original: Tuple{Src: q.Src.Addr(), Sport: q.Src.Port()}}, nil
+}
+
+func (g *scripted) Trace(ctx context.Context, q TraceQuestion, begun func() error, yield func(*Traced) error) error {
+	return g.trace(ctx, q, begun, yield)
 }
 
 func (g *scripted) Config() (ConfigText, error) {

@@ -26,6 +26,12 @@ type Gateway interface {
 	// error is about the question.
 	Explain(Question) (Explanation, error)
 
+	// Trace has workers trace packets: begun is called when they do, yield with
+	// each packet, until there were as many as asked for, the time is over, ctx
+	// ends, or either fails, which is returned. An error before begun is about
+	// the question, or ErrTracing.
+	Trace(ctx context.Context, q TraceQuestion, begun func() error, yield func(*Traced) error) error
+
 	// Config returns the configuration in force.
 	Config() (ConfigText, error)
 

@@ -38,6 +38,7 @@ func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 	mux.HandleFunc("GET /v1/drops", s.getDrops)
 	mux.HandleFunc("GET /v1/config", s.getConfig)
 	mux.HandleFunc("GET /v1/explain", s.getExplain)
+	mux.HandleFunc("GET /v1/trace", s.getTrace)
 	mux.HandleFunc("POST /v1/reload", s.writer(s.postReload))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such endpoint: %s; this daemon is %s, is the client of the same version?", r.URL.Path, version.Version))

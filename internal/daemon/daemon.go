@@ -47,6 +47,7 @@ type Daemon struct {
 
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
+	tracing       sync.Mutex // held by the one trace that is on
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	"sluice/conntrack"
@@ -59,7 +58,7 @@ func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
 func flowOf(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) control.Flow {
 	left := int64(int32(s.Timeout-(now-s.LastSeen))) / conntrack.TicksPerSecond
 	f := control.Flow{
-		Protocol: protocol(s.Original.Proto), State: s.State.String(), Kind: s.Kind.String(),
+		Protocol: control.Protocol(s.Original.Proto), State: s.State.String(), Kind: s.Kind.String(),
 		Original: tupleOf(s.Original), TimeoutSeconds: max(left, 0),
 		Packets: control.Pair{Original: s.Packets[0], Reply: s.Packets[1]},
 		Bytes:   control.Pair{Original: s.Bytes[0], Reply: s.Bytes[1]},
@@ -80,18 +79,6 @@ func tupleOf(t conntrack.Tuple) control.Tuple {
 		out.Sport, out.Dport = t.SrcPort|t.DstPort, 0
 	}
 	return out
-}
-
-func protocol(p uint8) string {
-	switch p {
-	case packet.ProtoTCP:
-		return "tcp"
-	case packet.ProtoUDP:
-		return "udp"
-	case packet.ProtoICMP:
-		return "icmp"
-	}
-	return strconv.Itoa(int(p))
 }
 
 // tableStatus says how full the tables are, and of what.

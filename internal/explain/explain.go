@@ -1,5 +1,6 @@
 // Package explain puts into words what becomes of a packet and why: `sluice
-// explain`, against a running gateway or a configuration file alone.
+// explain`, against a running gateway or a configuration file alone, and `sluice
+// trace`, of packets that a worker dealt with.
 //
 // It owns the words, the lines of the configuration that they point at, and the
 // gateway that a file alone makes one assume (Assume). It decides nothing: the
@@ -38,6 +39,7 @@ type Gateway struct {
 // The stages of an explanation, in the order in which packets meet them.
 const (
 	stageArrival   = "arrival"
+	stageParse     = "parse"
 	stageSteering  = "steering"
 	stageFlow      = "flow"
 	stageSource    = "source"
@@ -48,12 +50,14 @@ const (
 	stageNeighbour = "neighbour"
 	stageAnswer    = "answer"
 	stageDrop      = "drop"
+	stageError     = "error"
+	stageDeparture = "departure"
 )
 
 // Stages lists them, in that order.
 var Stages = []string{
-	stageArrival, stageSteering, stageFlow, stageSource, stageAddress, stageRoute, stagePolicy, stageTranslate, stageNeighbour,
-	stageAnswer, stageDrop,
+	stageArrival, stageParse, stageSteering, stageFlow, stageSource, stageAddress, stageRoute, stagePolicy, stageTranslate, stageNeighbour,
+	stageAnswer, stageDrop, stageError, stageDeparture,
 }
 
 // account is an explanation in the making.
