@@ -23,12 +23,12 @@ RACE ?= ./...
 LEFT_OUT := $(CURDIR)/bin/left-out
 FUZZTIME ?= 1m
 
-.PHONY: all build run demo test lint bench generate soak clean help
+.PHONY: all build run demo test lint bench profile generate soak clean help
 
 all: build
 
 build: ## bin/sluice, static
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=$(VCS) -ldflags '-X main.release=$(VERSION)' -o $(BINARY) ./cmd/sluice
+	CGO_ENABLED=0 $(GO) build -pgo=bench/sluice.pgo -trimpath -buildvcs=$(VCS) -ldflags '-X main.release=$(VERSION)' -o $(BINARY) ./cmd/sluice
 
 run: build ## the gateway in a lab of network namespaces, with real traffic (root; under a minute)
 	$(ROOT) $(BINARY) lab demo
@@ -60,6 +60,9 @@ lint: ## gofmt, go vet, staticcheck
 
 bench: build ## figures into bench/out, against C, the kernel and a bare forwarder (root; under 10 minutes; wants an idle machine)
 	$(ROOT) $(BINARY) bench all
+
+profile: ## bench/sluice.pgo, by which build optimises; after changes of the packet path
+	$(GO) test -trimpath -run '^$$' -bench 'WholePass|SetUp' -benchtime 2s -cpuprofile bench/sluice.pgo -o bin/bench.test ./bench
 
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp
