@@ -87,6 +87,13 @@ func (s *Snapshot) onward(in fib.PortID, src uint32, to conntrack.Tuple) (fib.Ho
 	if !s.leavesOutside(hop.Port, to.Dst) {
 		return id, hop, verdict.None
 	}
+	if !s.fromInside(in, src) && s.Policy.InSources(to.Dst) {
+		// The way inside is gone, as with a link that is down, and the default
+		// route is not one: an answer, or an ICMP error with its quote, would
+		// show the outside an address that is hidden from it. The flow stays,
+		// for when the link is back.
+		return 0, hop, verdict.NoRoute
+	}
 	if to.Src != src {
 		// Masquerade: the address must be one that answers come back to.
 		if !s.ownsExternal(hop.Port, to.Src) {
