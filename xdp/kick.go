@@ -109,9 +109,7 @@ func (s *Socket) retry() {
 	if time.Now().Before(s.probe) {
 		return
 	}
-	if errno := s.sendto(); errno == unix.ENETDOWN || errno == unix.ENXIO {
-		s.stop(errno)
-		return
+	if s.kick(1) == nil {
+		s.state.Store(uint32(StateUp))
 	}
-	s.state.Store(uint32(StateUp))
 }
