@@ -91,7 +91,7 @@ func (a *app) explanation(c *cobra.Command, path string, q control.Question) (co
 // printExplanation prints the decisions as a table, and the verdict alone on the
 // last line.
 func (a *app) printExplanation(e *control.Explanation) error {
-	fmt.Fprintf(a.out, "%s %s to %s, by %s\n", e.Protocol, endpoint(e.Protocol, e.Original, true), endpoint(e.Protocol, e.Original, false), e.Config)
+	fmt.Fprintf(a.out, "%s %s to %s, by %s\n", e.Protocol, endpoint(e.Original, true), endpoint(e.Original, false), e.Config)
 	for _, s := range e.Assumptions {
 		fmt.Fprintf(a.out, "assumed: %s\n", s)
 	}
@@ -118,12 +118,12 @@ func (a *app) printDecisions(e *control.Explanation, indent string) error {
 }
 
 // endpoint words one end of a packet.
-func endpoint(protocol string, t control.Tuple, source bool) string {
+func endpoint(t control.Tuple, source bool) string {
 	addr, port := t.Dst, t.Dport
 	if source {
 		addr, port = t.Src, t.Sport
 	}
-	if protocol != "tcp" && protocol != "udp" && port == 0 {
+	if port == 0 { // a protocol without ports, or a later fragment
 		return addr.String()
 	}
 	return fmt.Sprintf("%s:%d", addr, port)

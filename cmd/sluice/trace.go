@@ -84,7 +84,7 @@ func (a *app) trace(ctx context.Context, q control.TraceQuestion) error {
 func (a *app) printTraced(t *control.Traced) error {
 	what := "not IPv4, or malformed"
 	if t.Protocol != "" {
-		what = fmt.Sprintf("%s %s to %s, TTL %d", t.Protocol, endpoint(t.Protocol, t.Original, true), endpoint(t.Protocol, t.Original, false), t.TTL)
+		what = fmt.Sprintf("%s %s to %s, TTL %d", t.Protocol, endpoint(t.Original, true), endpoint(t.Original, false), t.TTL)
 	}
 	flow := ""
 	if t.Flow != "" {

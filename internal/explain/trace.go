@@ -1,6 +1,8 @@
 package explain
 
 import (
+	"strings"
+
 	"sluice/conntrack"
 	"sluice/internal/control"
 	"sluice/internal/fib"
@@ -36,9 +38,26 @@ func (a *account) tellParsed(r *gateway.TraceRecord) {
 	if a.p.Is(packet.FlagFragment) {
 		a.decide(stageParse, 0, "a fragment, at offset %d: no flow is looked up", a.p.FragOff)
 	}
-	if a.p.Proto == packet.ProtoICMP && !a.p.Is(packet.FlagEcho) {
+	switch {
+	case a.p.Is(packet.FlagLaterFragment):
+	case a.p.Proto == packet.ProtoTCP:
+		a.decide(stageParse, 0, "TCP: %s", tcpFlags(a.p.TCPFlags))
+	case a.p.Proto == packet.ProtoICMP && a.p.Is(packet.FlagEcho):
+		a.decide(stageParse, 0, "ICMP echo, type %d, identifier %d", a.p.ICMPType, a.p.SrcPort|a.p.DstPort)
+	case a.p.Proto == packet.ProtoICMP:
 		a.decide(stageParse, 0, "ICMP type %d, code %d", a.p.ICMPType, a.p.ICMPCode)
 	}
+}
+
+// tcpFlags names the flags that are set.
+func tcpFlags(flags uint8) string {
+	var set []string
+	for i, name := range [...]string{"FIN", "SYN", "RST", "PSH", "ACK", "URG"} {
+		if flags&(packet.TCPFin<<i) != 0 {
+			set = append(set, name)
+		}
+	}
+	return strings.Join(set, " ")
 }
 
 // tellForetold is about the decisions that led to the packet's fate.
@@ -107,13 +126,17 @@ func (a *account) tellDeparture(r *gateway.TraceRecord) {
 	to, _ := r.Leaves()
 	translated := a.tuple(to)
 	a.e.Translated, a.e.Out = &translated, a.name(r.Out)
+	as := a.words(to)
+	if a.p.Is(packet.FlagLaterFragment) { // has no ports
+		as = fib.Addr(to.Src).String() + " to " + fib.Addr(to.Dst).String()
+	}
 	switch {
 	case r.Fate == gateway.Held:
-		a.decide(stageDeparture, 0, "waits for its next hop's link address, to leave by %s as %s, TTL %d", a.e.Out, a.words(to), r.Left.TTL)
+		a.decide(stageDeparture, 0, "waits for its next hop's link address, to leave by %s as %s, TTL %d", a.e.Out, as, r.Left.TTL)
 	case r.Fragments > 0:
-		a.decide(stageDeparture, 0, "leaves by %s in %d fragments as %s, TTL %d", a.e.Out, r.Fragments, a.words(to), r.Left.TTL)
+		a.decide(stageDeparture, 0, "leaves by %s in %d fragments as %s, TTL %d", a.e.Out, r.Fragments, as, r.Left.TTL)
 	default:
-		a.decide(stageDeparture, 0, "leaves by %s as %s, TTL %d", a.e.Out, a.words(to), r.Left.TTL)
+		a.decide(stageDeparture, 0, "leaves by %s as %s, TTL %d", a.e.Out, as, r.Left.TTL)
 	}
 	from := r.Arrived()
 	if to.Src == from.Src && to.SrcPort == from.SrcPort || r.HasFlow && r.Found.Direction == conntrack.Reply {
