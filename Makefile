@@ -22,6 +22,7 @@ RACE ?= ./...
 
 LEFT_OUT := $(CURDIR)/bin/left-out
 FUZZTIME ?= 1m
+SOAKTIME ?= 10m
 
 .PHONY: all build run demo test lint bench profile generate soak clean help
 
@@ -67,7 +68,8 @@ profile: ## bench/sluice.pgo, by which build optimises; after changes of the pac
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp
 
-soak: ## every fuzz target for FUZZTIME each (default 1m)
+soak: ## random faults under traffic for SOAKTIME (default 10m; root), then every fuzz target for FUZZTIME (default 1m)
+	SLUICE_SOAK=$(SOAKTIME) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/faults
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \
 			echo "$$dir $$target"; \

@@ -9,4 +9,11 @@
 //     forward (ip_forward is on), so that a frame which gets past is seen;
 //   - every frame of every worker is in one place afterwards;
 //   - SIGTERM ends it with exit status 0, and nothing is left.
+//
+// The soak breaks things at random, from a seed that it prints, under flows that
+// fill small tables, and kills the program every few seconds. It is short unless
+// SLUICE_SOAK says how long. When all is quiet it holds what hosts, cables,
+// steering program, sockets and workers have counted against each other: not one
+// packet may be missing. The program itself walks its flow table whenever that is
+// at rest (run --verify-flows).
 package faults
