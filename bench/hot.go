@@ -32,7 +32,7 @@ type hot struct {
 var stageNames = [...]string{"parse", "look up", "rewrite"}
 
 func newHot(r *rig) *hot {
-	h := &hot{flows: r.table.Worker(1), frames: r.frames}
+	h := &hot{flows: r.table.Worker(hotWorker), frames: r.frames}
 	h.flows.Offline()
 	return h
 }

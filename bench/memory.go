@@ -30,6 +30,10 @@ type MemoryResult struct {
 	WholeToTwin Summary `json:"whole_to_twin"`
 	MapToHot    Summary `json:"map_to_hot"`
 	SetUpToTwin Summary `json:"set_up_to_twin"` // a new flow in packets of the twin
+
+	// TwoToOne is how much two workers on two CPUs forward, in multiples of what
+	// one does. Each has its own half of the flows.
+	TwoToOne Summary `json:"two_to_one"`
 }
 
 // series collects the samples of one way.
@@ -98,7 +102,7 @@ type memoryRun struct {
 }
 
 // steps is how many notes measure makes.
-func (m *memoryRun) steps() int { return len(m.sizes) * (1 + 2*m.rounds) }
+func (m *memoryRun) steps() int { return len(m.sizes) * (1 + 3*m.rounds) }
 
 // measure returns a result for each size and distribution. It belongs on a
 // pinned thread.
@@ -138,6 +142,9 @@ func (m *memoryRun) size(ctx context.Context, size int) (results []MemoryResult,
 		}
 		result.Flows, result.Distribution = size, how
 		results = append(results, result)
+	}
+	if results[0].TwoToOne, err = m.twoToOne(ctx, r, flows); err != nil {
+		return nil, err
 	}
 	return results, r.dropped()
 }
@@ -180,6 +187,22 @@ func (m *memoryRun) distribution(ctx context.Context, r *rig, t *traffic, fresh 
 		result.SetUpToTwin = summarize(ratios(setUp.readings, inC.readings))
 	}
 	return result, nil
+}
+
+// twoToOne measures what a second worker adds.
+func (m *memoryRun) twoToOne(ctx context.Context, r *rig, flows []flow) (s Summary, err error) {
+	alone, together, closing, err := m.cores(r, flows)
+	if err != nil || alone == nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, closing()) }()
+	label := sizeName(len(flows)) + " flows, two workers"
+	err = inTurns(ctx, m.rounds, time.Now().Add(m.most), []*series{alone, together}, func() { m.note(label) })
+	one := ratios(alone.readings, together.readings)
+	for i := range one {
+		one[i].value *= 2
+	}
+	return summarize(one), err
 }
 
 // series makes one of a function that processes a few packets at a time.

@@ -21,7 +21,7 @@ type Options struct {
 	Quick    bool          // a minute, too few samples to quote
 	Out      string        // the directory for the report; "" = bench/out
 	Pairs    int           // rounds over veth, of one sample for each peer; 0 = 20, quick 3
-	Sample   time.Duration // of one sample over veth; 0 = 800 ms, quick 300 ms
+	Sample   time.Duration // of one sample over veth; 0 = 500 ms, quick 300 ms
 	Binary   string        // the sluice program; "" = the one that is running
 	Version  string        // of the program, for the report
 	Progress io.Writer     // gets a line that changes, or lines where it is no terminal; nil = none
@@ -45,7 +45,7 @@ func (o *Options) complete() error {
 		}
 	}
 	if o.Sample == 0 {
-		o.Sample = 800 * time.Millisecond
+		o.Sample = 500 * time.Millisecond
 		if o.Quick {
 			o.Sample = 300 * time.Millisecond
 		}

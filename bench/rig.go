@@ -87,7 +87,7 @@ func newRig(n int) (_ *rig, err error) {
 		}
 	}()
 	cfg := conntrack.Config{
-		MaxFlows: max(minCapacity, n) + max(minCapacity, n)/4, Workers: 2,
+		MaxFlows: max(minCapacity, n) + max(minCapacity, n)/4, Workers: rigWorkers,
 		Timeouts: conntrack.DefaultTimeouts(), Seed: [2]uint64{0x5851f42d4c957f2d, 0x14057b7ef767814f},
 	}
 	if r.flowMemory, err = flowmem.Anonymous(conntrack.Size(cfg)); err != nil {
@@ -99,7 +99,6 @@ func newRig(n int) (_ *rig, err error) {
 	if r.table, err = conntrack.New(r.flowMemory.Bytes(), cfg); err != nil {
 		return nil, err
 	}
-	r.frames = r.frameMemory.Bytes()
 	var externals []*conntrack.External
 	for i := range (n+freshFlows)/flowsPerAddress + 1 {
 		x := conntrack.NewExternal(0xcb007100+uint32(i), nil) // 203.0.113.0/24
@@ -109,11 +108,7 @@ func newRig(n int) (_ *rig, err error) {
 		externals = append(externals, x)
 	}
 	r.snapshot.Store(memorySnapshot(externals))
-	r.ports = [2]*memoryPort{{}, {}}
-	r.worker = gateway.New(gateway.Config{
-		Workers: 2, Table: r.table, Ports: []gateway.Port{r.ports[0], r.ports[1]},
-		Memory: frameMemory(r.frames), Snapshot: &r.snapshot, Resolve: make(chan gateway.Neighbour), Seed: [32]byte{1},
-	})
+	r.start(mainWorker)
 	return r, nil
 }
 

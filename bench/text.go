@@ -59,14 +59,19 @@ func (r *Report) memoryText(b *strings.Builder) {
 	}
 	b.WriteString("\nIn memory, ns per packet (median, interval of 95 %)\n\n")
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "flows\t\twhole pass\thot work\tC twin\tGo's map\tset-up\tGo to C\tmap to hot")
+	fmt.Fprintln(t, "flows\t\twhole pass\thot work\tC twin\tGo's map\tset-up\thot to C\twhole to C\tmap to hot")
 	for i := range r.Memory {
 		m := &r.Memory[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sizeName(m.Flows), m.Distribution,
-			m.Whole.text(1), m.Hot.text(1), m.Twin.text(1), m.Map.text(0), m.SetUp.text(0), m.HotToTwin.text(2), m.MapToHot.text(1))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", sizeName(m.Flows), m.Distribution,
+			m.Whole.text(1), m.Hot.text(1), m.Twin.text(1), m.Map.text(0), m.SetUp.text(0), m.HotToTwin.text(2), m.WholeToTwin.text(2), m.MapToHot.text(1))
 	}
 	t.Flush()
-	b.WriteString("\nStages of the hot work, ns per packet, and what the whole pass adds to them\n\n")
+	for i := range r.Memory {
+		if m := &r.Memory[i]; m.TwoToOne.Samples > 0 {
+			fmt.Fprintf(b, "\nTwo workers on two CPUs, %s flows: %s times what one does", sizeName(m.Flows), m.TwoToOne.text(2))
+		}
+	}
+	b.WriteString("\n\nStages of the hot work, ns per packet, and what the whole pass adds to them\n\n")
 	t = tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "flows\t\t%s\tthe rest\n", strings.Join(stageNames[:], "\t"))
 	for i := range r.Memory {

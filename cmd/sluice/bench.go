@@ -50,6 +50,6 @@ machine. The goals are reported, and missing one is no error.`,
 	flags.StringVar(&o.Out, "out", "bench/out", "directory for the report")
 	flags.BoolVar(&o.Quick, "quick", false, "a minute instead, with too few samples to quote")
 	flags.IntVar(&o.Pairs, "pairs", 0, "samples of each peer over veth (default 20)")
-	flags.DurationVar(&o.Sample, "sample", 0, "length of a sample over veth (default 800ms)")
+	flags.DurationVar(&o.Sample, "sample", 0, "length of a sample over veth (default 500ms)")
 	return c
 }
