@@ -64,11 +64,12 @@ func documents(t *testing.T) (all []shown) {
 }
 
 // words are the arguments of a line, less its comment and what it is piped into.
+// Quotes are dropped: the commands that take a quoted argument take its words, too.
 func words(line string) []string {
 	for _, end := range []string{" #", " | ", " > ", " && "} {
 		line, _, _ = strings.Cut(line, end)
 	}
-	return strings.Fields(line)
+	return strings.Fields(strings.ReplaceAll(line, "'", ""))
 }
 
 // TestDocumentsShowRealCommands: every command line that a document shows is

@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"internal/control": {"internal/packet"},
 
 	"internal/explain": {
-		"internal/gateway", "internal/control", "internal/config", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+		"internal/gateway", "internal/control", "internal/config", "internal/filter", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {

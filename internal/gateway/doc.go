@@ -13,6 +13,9 @@
 //	            punt.go     what is the kernel's goes back there
 //	Transmit, Flush, quiesce, sweep
 //
+// While a Trace is on (trace.go), packets that it may choose take that way one
+// at a time.
+//
 // It owns the stages, the verdict for each packet, the counters of drop reasons
 // and the frames that wait for a neighbour. It does not own the flows
 // (conntrack), the policy and the translation (nat), the routes (internal/fib),
