@@ -47,7 +47,7 @@ type Daemon struct {
 
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
-	tracing       sync.Mutex // held by the one trace that is on
+	tracing       chan struct{} // full while a trace is on
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -79,7 +79,7 @@ func Run(ctx context.Context, o Options) error {
 	defer listener.Close()
 	d := &Daemon{
 		options: o, log: o.Logger, started: began,
-		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest),
+		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest), tracing: make(chan struct{}, 1),
 	}
 	d.config = c
 	if err := d.build(c, warnings); err != nil {

@@ -15,16 +15,22 @@ import (
 // more than 25,600 chosen packets a second and worker, some are lost.
 const traceEvery = 10 * time.Millisecond
 
+// traceGrace is how long a trace waits for the one before: the daemon learns a
+// moment later than its client that it has ended.
+const traceGrace = 200 * time.Millisecond
+
 // Trace implements control.Gateway.
 func (d *Daemon) Trace(ctx context.Context, q control.TraceQuestion, begun func() error, yield func(*control.Traced) error) error {
 	f, err := filter.Parse(q.Filter)
 	if err != nil {
 		return err
 	}
-	if !d.tracing.TryLock() {
+	select {
+	case d.tracing <- struct{}{}:
+	case <-time.After(traceGrace):
 		return control.ErrTracing
 	}
-	defer d.tracing.Unlock()
+	defer func() { <-d.tracing }()
 	ctx, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
 	t := gateway.NewTrace(f, len(d.plane.threads), q.Count)

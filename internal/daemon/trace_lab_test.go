@@ -66,7 +66,7 @@ func TestTraceLab(t *testing.T) {
 	}
 
 	// One at a time, and an end where nothing comes.
-	q := control.TraceQuestion{Filter: "host 192.0.2.200", Count: 1, Timeout: 200 * time.Millisecond}
+	q := control.TraceQuestion{Filter: "host 192.0.2.200", Count: 1, Timeout: time.Second}
 	if err := l.client.Trace(t.Context(), q, func() {
 		if err := l.client.Trace(t.Context(), q, func() {}, nil); err == nil || err.Error() != control.ErrTracing.Error() {
 			t.Errorf("a second trace: %v", err)
