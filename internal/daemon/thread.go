@@ -21,12 +21,12 @@ const (
 	sweepTime = 10 * time.Second
 )
 
-// thread runs one worker on an operating system thread of its own, pinned to a
-// CPU. Everything it owns (UMEM, ports, worker) is touched by that thread alone
+// thread runs one worker on an operating system thread of its own, bound to a
+// CPU where there is one to spare. Everything it owns (UMEM, ports, worker) is touched by that thread alone
 // once start was called; the rest is atomic.
 type thread struct {
 	id     int
-	cpu    int
+	cpu    int // that the thread is bound to, -1 = none
 	clock  xdp.Clock
 	beat   *uint64 // heartbeat word in the steering program's map
 	umem   *xdp.UMEM
@@ -54,7 +54,10 @@ func (t *thread) start() error {
 		defer close(t.done)
 		// The thread is never unlocked: a pinned thread must not be reused.
 		runtime.LockOSThread()
-		err := xdp.PinThread(t.cpu)
+		var err error
+		if t.cpu >= 0 {
+			err = xdp.PinThread(t.cpu)
+		}
 		pinned <- err
 		if err == nil {
 			t.run()
