@@ -36,26 +36,25 @@ var vppGraph = map[int]float64{1 << 10: 123, 1 << 16: 297, 1 << 20: 453, 1 << 22
 // judge holds the figures against the goals. What was not measured has no bar.
 func (r *Report) judge() {
 	r.Bars = nil
-	for i := range r.Memory {
-		m := &r.Memory[i]
-		if m.Distribution != Uniform {
-			continue
-		}
-		size := sizeName(m.Flows) + " flows"
+	places := r.places()
+	for _, m := range places {
 		if m.HotToTwin.Samples > 0 {
-			r.Bars = append(r.Bars, bar("hot work, Go to C, "+size, "times", 1.4, m.HotToTwin))
-		}
-		if goal, ok := wholeGoals[m.Flows]; ok {
-			r.Bars = append(r.Bars, bar("whole pass, "+size, "ns", goal, m.Whole))
-		}
-		if m.Flows == 1<<20 {
-			r.Bars = append(r.Bars, setUpBar(m))
+			r.Bars = append(r.Bars, bar("hot work, Go to C, "+sizeName(m.Flows)+" flows", "times", 1.4, m.HotToTwin))
 		}
 	}
-	if few, many := r.memory(1<<10, Uniform), r.memory(1<<20, Uniform); few != nil && many != nil {
+	for _, m := range places {
+		if goal, ok := wholeGoals[m.Flows]; ok {
+			r.Bars = append(r.Bars, bar("whole pass, "+sizeName(m.Flows)+" flows", "ns", goal, m.Whole))
+		}
+	}
+	few, many := r.memory(1<<10, Uniform), r.memory(1<<20, Uniform)
+	if few != nil && many != nil {
 		by := few.Whole.Median
 		r.Bars = append(r.Bars, bar("whole pass, 1M to 1k flows", "times", 2.2,
 			Summary{Median: many.Whole.Median / by, Low: many.Whole.Low / by, High: many.Whole.High / by}))
+	}
+	if many != nil {
+		r.Bars = append(r.Bars, setUpBar(many))
 	}
 	r.judgeWire()
 }

@@ -71,11 +71,13 @@ func pinned(cpu int, f func() error) error {
 	return <-done
 }
 
-// measuringCPU is the last one allowed: interrupts and others prefer the first.
-func measuringCPU() (int, error) {
+// measuringCPUs are where to measure, the last CPU allowed, since interrupts and
+// others prefer the first; and the first, for what goes on at the same time. It
+// does not belong on a pinned thread, which is allowed one only.
+func measuringCPUs() (cpu, other int, err error) {
 	cpus, err := xdp.AllowedCPUs()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return cpus[len(cpus)-1], nil
+	return cpus[len(cpus)-1], cpus[0], nil
 }

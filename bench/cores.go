@@ -6,7 +6,6 @@ import (
 
 	"sluice/internal/flowmem"
 	"sluice/internal/gateway"
-	"sluice/xdp"
 )
 
 // sibling is another worker over the same table, with frames and ports of its
@@ -72,9 +71,8 @@ func (r *rig) alongside(t *traffic, cpu int) (stop func() error) {
 // same one while another works on the other half of the flows on another CPU.
 // Where there is no other CPU, there are none.
 func (m *memoryRun) cores(r *rig, flows []flow) (alone, together *series, closing func() error, err error) {
-	cpus, err := xdp.AllowedCPUs()
-	if err != nil || cpus[0] == m.cpu {
-		return nil, nil, func() error { return nil }, err
+	if m.other == m.cpu {
+		return nil, nil, func() error { return nil }, nil
 	}
 	s, err := r.sibling()
 	if err != nil {
@@ -84,7 +82,7 @@ func (m *memoryRun) cores(r *rig, flows []flow) (alone, together *series, closin
 	own, others := newTraffic(flows[:half], Uniform), newTraffic(flows[half:], Uniform)
 	alone = m.series(func() (int, time.Duration) { return r.step(own) })
 	together = &series{take: func() (sample, error) {
-		stop := s.alongside(others, cpus[0])
+		stop := s.alongside(others, m.other)
 		one := timed(m.budget, func() (int, time.Duration) { return r.step(own) })
 		return one, stop()
 	}}

@@ -14,7 +14,7 @@ var page = template.Must(template.New("report").Parse(`<!DOCTYPE html>
 <title>Sluice: benchmark</title>
 <style>
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --paper: #fff; --grid: #e4e7ec; --card: #f8fafc;
-  --c0: #8a94a6; --c1: #2e90fa; --c2: #0e9384; --c3: #f79009; --c4: #9e77ed; --good: #12b76a; --bad: #f04438; }
+  --c0: #8a94a6; --c1: #2e90fa; --c2: #0e9384; --c3: #f79009; --c4: #9e77ed; --c5: #d444a0; --good: #12b76a; --bad: #f04438; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #98a2b3; --paper: #12161d; --grid: #2a313c; --card: #1a2029; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 940px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.1em; margin: 2.2em 0 .2em; }
@@ -23,9 +23,9 @@ svg { width: 100%; height: auto; } pre { background: var(--card); padding: 1em; 
 .label { font-size: 12.5px; fill: var(--ink); } .tick { font-size: 11px; fill: var(--soft); }
 .grid { stroke: var(--grid); } .mark { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 5 3; } .whisker { stroke: var(--ink); stroke-width: 1.3; }
 .good { fill: var(--good); } .bad { fill: var(--bad); }
-.s0 { fill: var(--c0); } .s1 { fill: var(--c1); } .s2 { fill: var(--c2); } .s3 { fill: var(--c3); } .s4 { fill: var(--c4); }
-.l0 { stroke: var(--c0); } .l1 { stroke: var(--c1); } .l2 { stroke: var(--c2); } .l3 { stroke: var(--c3); } .l4 { stroke: var(--c4); }
-.l0, .l1, .l2, .l3, .l4 { stroke-width: 2; } .dashed { stroke-dasharray: 6 5; }
+.s0 { fill: var(--c0); } .s1 { fill: var(--c1); } .s2 { fill: var(--c2); } .s3 { fill: var(--c3); } .s4 { fill: var(--c4); } .s5 { fill: var(--c5); }
+.l0 { stroke: var(--c0); } .l1 { stroke: var(--c1); } .l2 { stroke: var(--c2); } .l3 { stroke: var(--c3); } .l4 { stroke: var(--c4); } .l5 { stroke: var(--c5); }
+.l0, .l1, .l2, .l3, .l4, .l5 { stroke-width: 2; } .dashed { stroke-dasharray: 6 5; }
 </style>
 <h1>Sluice: benchmark</h1>
 <p>{{.Subtitle}}</p>

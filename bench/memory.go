@@ -94,10 +94,11 @@ func inTurns(ctx context.Context, rounds int, until time.Time, list []*series, d
 type memoryRun struct {
 	sizes  []int
 	rounds int
-	budget time.Duration // of timed work, for one sample
-	most   time.Duration // for all samples of one size and distribution
-	twin   string        // the compiled twin, "" for none
-	cpu    int
+	budget time.Duration     // of timed work, for one sample
+	most   time.Duration     // for all samples of one size and distribution
+	twin   string            // the compiled twin, "" for none
+	cpu    int               // to measure on
+	other  int               // for a second worker; the same one where there is no other
 	note   func(what string) // tells the progress
 }
 

@@ -77,7 +77,7 @@ func load() (l float64) {
 // memory is the result for a number of flows, nil if there is none.
 func (r *Report) memory(flows int, how Distribution) *MemoryResult {
 	for i := range r.Memory {
-		if m := &r.Memory[i]; m.Flows == flows && m.Distribution == how {
+		if m := &r.Memory[i]; m.Flows == flows && m.Distribution == how && m.Whole.Samples > 0 {
 			return m
 		}
 	}

@@ -54,7 +54,7 @@ func (r *Report) runMemory(ctx context.Context, o *Options, progress *progress) 
 	case err != nil:
 		return err
 	}
-	if m.cpu, err = measuringCPU(); err != nil {
+	if m.cpu, m.other, err = measuringCPUs(); err != nil {
 		return err
 	}
 	progress.begin("in memory", m.steps())

@@ -49,12 +49,18 @@ func (c *canvas) whisker(x1, x2, y float64) {
 	c.line("whisker", x2, y-4, x2, y+4)
 }
 
-// legend puts the names of the series in a row at the top.
-func (c *canvas) legend(x float64, names []string) {
+// legend puts the names of the series in rows at the top, which the charts leave
+// room for.
+func (c *canvas) legend(left float64, names []string) {
+	x, y := left, 6.0
 	for i, name := range names {
-		c.rect(fmt.Sprintf("s%d", i), x, 6, 11, 11, name)
-		c.text("label", "start", x+16, 16, name)
-		x += 34 + 6.6*float64(len([]rune(name)))
+		width := 34 + 6.6*float64(len([]rune(name)))
+		if x+width > c.width {
+			x, y = left, y+18
+		}
+		c.rect(fmt.Sprintf("s%d", i), x, y, 11, 11, name)
+		c.text("label", "start", x+16, y+10, name)
+		x += width
 	}
 }
 
@@ -83,7 +89,7 @@ const rowHeight = 30
 // lyingBars draws a bar for each row, and an upright line at mark, unless that
 // is 0.
 func lyingBars(title, unit string, rows []row, mark float64) string {
-	const left, right, top = 290.0, 170.0, 14.0
+	const left, right, top = 325.0, 165.0, 14.0
 	c := newCanvas(900, top+rowHeight*float64(len(rows))+34, title)
 	most := mark * 1.25
 	for _, r := range rows {
@@ -124,7 +130,7 @@ type curve struct {
 
 // curves draws series over named places, the value on a logarithmic axis.
 func curves(title, unit string, places []string, list []curve) string {
-	const left, right, top, foot = 60.0, 20.0, 34.0, 44.0
+	const left, right, top, foot = 60.0, 20.0, 52.0, 44.0
 	c := newCanvas(900, 380, title)
 	low, high := math.Inf(1), 0.0
 	for _, s := range list {

@@ -111,7 +111,7 @@ func (w *WireReport) text(b *strings.Builder) {
 	fmt.Fprintln(t, "\t\tCPU\tpackets/s\tpairs")
 	for i := range w.Ratios {
 		p := &w.Ratios[i]
-		fmt.Fprintf(t, "%s\tto %s\t%s\t%s\t%d\n", p.Of, p.To, p.CPU.text(2), p.Rate.text(2), p.CPU.Samples)
+		fmt.Fprintf(t, "%s\tto %s\t%s\t%s\t%s\n", p.Of, p.To, p.CPU.text(2), p.Rate.text(2), p.CPU.count())
 	}
 	t.Flush()
 }
@@ -140,6 +140,17 @@ func (r *Report) barsText(b *strings.Builder) {
 		fmt.Fprintf(t, "%s\t%.3g [%.3g, %.3g] %s\t%s %g\t%s\n", g.Name, g.Value, g.Low, g.High, g.Unit, word, g.Goal, g.verdict())
 	}
 	t.Flush()
+}
+
+// count says how many samples there are, and how many were disturbed.
+func (s Summary) count() string {
+	switch {
+	case s.Disturbed == 0:
+		return fmt.Sprint(s.Samples)
+	case s.Samples-s.Disturbed < leastRounds && s.Samples >= s.Disturbed:
+		return fmt.Sprintf("%d, of them %d disturbed", s.Samples, s.Disturbed)
+	}
+	return fmt.Sprintf("%d, and %d disturbed left out", s.Samples, s.Disturbed)
 }
 
 // text is the median and its interval with so many digits behind the point.
