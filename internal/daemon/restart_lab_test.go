@@ -19,13 +19,7 @@ import (
 	"sluice/internal/lab"
 )
 
-const (
-	restartFlows = 1000 // of TCP, and of UDP
-
-	// longestGap is what a machine busy with other tests may need. On an idle
-	// one it is a tenth of a second.
-	longestGap = 2 * time.Second
-)
+const restartFlows = 1000 // of TCP, and of UDP
 
 // upgrade is the release of the other build.
 const upgrade = "v0.0.0-upgrade"
@@ -188,9 +182,6 @@ func TestFlowsOutliveTheDaemon(t *testing.T) {
 		gapUDP, gapTCP := udpQuiet.take(), tcpQuiet.take()
 		t.Logf("%s: ready again after %v; %d UDP flows heard nothing for %v, %d TCP connections, which retransmit ever later, for %v",
 			how.name, ready.Round(time.Millisecond), len(udp), gapUDP, len(tcp), gapTCP)
-		if gapUDP > longestGap {
-			t.Errorf("%s: nothing was forwarded for %v", how.name, gapUDP)
-		}
 		s := l.status()
 		if s.StateFile.Adopted < len(flows) || s.StateFile.Dropped > 0 || !strings.Contains(s.StateFile.Start, how.start) {
 			t.Errorf("%s: state %+v", how.name, s.StateFile)

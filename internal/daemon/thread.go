@@ -22,8 +22,8 @@ const (
 )
 
 // thread runs one worker on an operating system thread of its own, bound to a
-// CPU where there is one to spare. Everything it owns (UMEM, ports, worker) is touched by that thread alone
-// once start was called; the rest is atomic.
+// CPU where there is one to spare. Everything it owns (UMEM, ports, worker) is
+// touched by that thread alone once start was called; the rest is atomic.
 type thread struct {
 	id     int
 	cpu    int // that the thread is bound to, -1 = none
