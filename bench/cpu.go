@@ -1,16 +1,19 @@
 package bench
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // processor adds up the CPU time of what a measurement consists of: this
 // process, the gateway's, and the kernel's threads. Softirqs are charged to the
-// thread that they interrupt, which is one of these. Other programs are none of
-// it: they disturb, which shows in the time that ours wait.
+// thread that they interrupt, which is one of these. What the CPUs did besides
+// was for others, or for another virtual machine, and disturbs.
 type processor struct {
 	kernel []string // schedstat of the kernel's threads
 }
@@ -33,41 +36,53 @@ func newProcessor() *processor {
 	return p
 }
 
-// usage is CPU time in ns, and how long the busiest thread of each process has
-// waited for a CPU.
+// usage is what was used up to some moment, in ns.
 type usage struct {
-	ran    int64
-	waited map[string]threadTime // by thread
+	ran  int64 // by ours and the kernel's threads
+	idle int64 // by nobody, all CPUs together
+	at   time.Time
 }
-
-type threadTime struct{ ran, waited int64 }
 
 // of is the usage of this process, the others given, and the kernel's threads.
 func (p *processor) of(pids ...int) usage {
-	u := usage{waited: make(map[string]threadTime)}
+	u := usage{idle: idleTime(), at: time.Now()}
 	for _, path := range p.kernel {
 		ran, _ := schedstat(path)
 		u.ran += ran
 	}
 	for _, pid := range append(pids, os.Getpid()) {
-		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/schedstat")
+		threads, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/schedstat") // the pattern is good
 		for _, path := range threads {
-			ran, waited := schedstat(path)
+			ran, _ := schedstat(path)
 			u.ran += ran
-			u.waited[path] = threadTime{ran, waited}
 		}
 	}
 	return u
 }
 
-// since is what happened since an earlier usage: CPU time, and the longest wait
-// of a thread that worked for a good part of the time.
-func (u usage) since(before usage, span int64) (ran, delay int64) {
-	for path, t := range u.waited {
-		b := before.waited[path]
-		if t.ran-b.ran > span/4 {
-			delay = max(delay, t.waited-b.waited)
-		}
+// since is the CPU time since an earlier usage: what ours ran, and what others
+// did. The latter is the rest of a sum that is exact to some ticks, and can come
+// out a little below 0.
+func (u usage) since(before usage) (ran, others int64) {
+	ran = u.ran - before.ran
+	return ran, int64(runtime.NumCPU())*u.at.Sub(before.at).Nanoseconds() - (u.idle - before.idle) - ran
+}
+
+// userHZ is the unit of /proc/stat (USER_HZ), the same on every architecture
+// that this runs on.
+const userHZ = 100
+
+// idleTime is how long the CPUs have been idle so far, those of this process's
+// affinity or not.
+func idleTime() int64 {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0
 	}
-	return u.ran - before.ran, delay
+	var name string
+	var user, nice, system, idle, iowait int64
+	if _, err := fmt.Sscan(string(b), &name, &user, &nice, &system, &idle, &iowait); err != nil {
+		return 0
+	}
+	return (idle + iowait) * int64(time.Second) / userHZ
 }

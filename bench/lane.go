@@ -31,7 +31,9 @@ type lane struct {
 
 	check                  Check
 	latency                Latency
+	pktgen                 *pktgen // nil where the kernel has none
 	rate, cpu, flood, loss []reading
+	byKernel, lossByKernel []reading
 	lost                   int64 // in the samples that were to be without
 }
 
@@ -81,6 +83,7 @@ func (s *site) open(ctx context.Context, peer Peer) (l *lane, err error) {
 	if err != nil {
 		return l, err
 	}
+	l.pktgen = newPktgen(l.client, s.generatorCPU, mac)
 	l.tester = newTester(l.from, l.to, l.sink, l.from.ports[0].NIC().MAC, mac, address(clientAddress), address(serverAddress))
 	return l, s.start(ctx, l)
 }

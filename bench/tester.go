@@ -14,7 +14,13 @@ import (
 
 const (
 	wireFlows = 1024
-	window    = 1024 // packets under way, half a ring
+
+	// window is how many packets are under way where none is to be lost: no more
+	// than a veth's own ring holds (drivers/net/veth.c, VETH_RING_SIZE 256), with
+	// a burst to spare. The kernel empties it in softirq, and when that is put off
+	// to ksoftirqd, whatever does not fit is dropped.
+	window = 256 - burst
+
 	firstPort = 20_000
 	magic     = 0x736c7563 // "sluc": the first word of the payload; then eight bytes of sequence number
 	payloadAt = l4 + packet.UDPLength

@@ -106,6 +106,11 @@ func (w *WireReport) text(b *strings.Builder) {
 			percent(p.FloodLoss.Median), l.P50, l.P99, l.P999, p.Check.text())
 	}
 	t.Flush()
+	for i := range w.Results {
+		if p := &w.Results[i]; p.Pktgen.Samples > 0 {
+			fmt.Fprintf(b, "\n%s, flooded by the kernel's generator: %s packets/s, %s lost", p.Peer, p.Pktgen.text(0), percent(p.PktgenLoss.Median))
+		}
+	}
 	b.WriteString("\nIn pairs, one to the other\n\n")
 	t = tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\t\tCPU\tpackets/s\tpairs")

@@ -31,6 +31,7 @@ type wireRun struct {
 	o         *Options
 	progress  *progress
 	until     time.Time
+	leftOut   []string
 }
 
 // runWire measures over veth. It needs root.
@@ -54,6 +55,9 @@ func (r *Report) runWire(ctx context.Context, o *Options, progress *progress) (e
 	if w.base, err = w.open(ctx, s, peerBaseline); err != nil {
 		return err
 	}
+	if w.base.pktgen == nil {
+		r.LeftOut = append(r.LeftOut, "floods of the kernel's generator: it has no "+pktgenDir+": modprobe pktgen")
+	}
 	for _, peer := range list {
 		progress.note("starting " + string(peer))
 		l, err := w.open(ctx, s, peer)
@@ -70,6 +74,7 @@ func (r *Report) runWire(ctx context.Context, o *Options, progress *progress) (e
 	if err := pinned(s.generatorCPU, func() error { return w.measure(ctx) }); err != nil {
 		return err
 	}
+	r.LeftOut = append(r.LeftOut, w.leftOut...)
 	r.Wire = w.report()
 	return nil
 }

@@ -37,6 +37,10 @@ type WireResult struct {
 	Flood     Summary `json:"flood"`      // packets a second that came through
 	FloodLoss Summary `json:"flood_loss"` // share of those sent
 
+	// The same with the kernel's generator; without samples where it has none.
+	Pktgen     Summary `json:"pktgen"`
+	PktgenLoss Summary `json:"pktgen_loss"`
+
 	Check   Check   `json:"check"`
 	Latency Latency `json:"latency"`
 }
