@@ -4,9 +4,9 @@ package bench
 type Peer string
 
 const (
-	PeerSluice    Peer = "sluice" // masquerading
-	PeerRouter    Peer = "sluice, no masquerade"
-	PeerAsavie    Peer = "sluice, asavie driver"
+	PeerSluice    Peer = "Sluice" // masquerading
+	PeerRouter    Peer = "Sluice, no masquerade"
+	PeerAsavie    Peer = "Sluice, asavie driver"
 	PeerForwarder Peer = "bare AF_XDP forwarder"
 	PeerKernel    Peer = "kernel forwarding"
 	PeerNFT       Peer = "kernel, nft masquerade"
