@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -18,10 +17,8 @@ import (
 
 // child is `sluice run` in a namespace.
 type child struct {
-	cmd  *exec.Cmd
-	log  *os.File
-	done chan struct{}
-	err  error // how it ended; after done
+	*lab.Child
+	log *os.File
 }
 
 const (
@@ -46,55 +43,29 @@ func startChild(ctx context.Context, ns *lab.Namespace, binary, dir, name, confi
 		return nil, errors.Join(fmt.Errorf("bench: %w", err), log.Close())
 	}
 	defer notify.Close()
-	c := &child{cmd: exec.Command(binary, "run", "--config", file, "--detach-on-exit"), log: log, done: make(chan struct{})}
-	c.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
-	c.cmd.Stdout, c.cmd.Stderr = log, log
-	// It ends in order with us, also on ^C, and at once should we be killed.
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := c.start(ns); err != nil {
+	cmd := exec.Command(binary, "run", "--config", file, "--detach-on-exit")
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path)
+	cmd.Stdout, cmd.Stderr = log, log
+	started, err := ns.Spawn(cmd)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("bench: start %s: %w", binary, err), log.Close())
 	}
+	c := &child{started, log}
 	if err := c.awaitReady(ctx, notify); err != nil {
 		return nil, errors.Join(err, c.stop())
 	}
 	return c, nil
 }
 
-// start forks from a thread that lives as long as the child: Pdeathsig comes
-// when the thread that forked ends.
-func (c *child) start(ns *lab.Namespace) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := ns.Start(c.cmd)
-		started <- err
-		if err == nil {
-			c.err = c.cmd.Wait()
-			close(c.done)
-		}
-	}()
-	return <-started
-}
-
 func (c *child) awaitReady(ctx context.Context, notify *net.UnixConn) error {
 	ready := make(chan error, 1)
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := notify.Read(buf)
-			if err != nil || strings.Contains("\n"+string(buf[:n])+"\n", "\nREADY=1\n") {
-				ready <- err
-				return
-			}
-		}
-	}()
+	go func() { ready <- lab.ReadReady(notify) }()
 	timer := time.NewTimer(childReady)
 	defer timer.Stop()
 	select {
 	case err := <-ready:
 		return err
-	case <-c.done:
+	case <-c.Done:
 		return fmt.Errorf("bench: the gateway ended before it was ready: %s", c.lastWords())
 	case <-timer.C:
 		return fmt.Errorf("bench: the gateway was not ready within %v: %s", childReady, c.lastWords())
@@ -113,23 +84,23 @@ func (c *child) lastWords() string {
 	return lines[len(lines)-1]
 }
 
-func (c *child) pid() int { return c.cmd.Process.Pid }
+func (c *child) pid() int { return c.Cmd.Process.Pid }
 
 // stop ends it with SIGTERM.
 func (c *child) stop() error {
 	defer c.log.Close()
 	// An error means that it has ended already, which Wait tells.
-	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	_ = c.Cmd.Process.Signal(syscall.SIGTERM)
 	timer := time.NewTimer(childStop)
 	defer timer.Stop()
 	select {
-	case <-c.done:
+	case <-c.Done:
 	case <-timer.C:
-		_ = c.cmd.Process.Kill()
-		<-c.done
+		_ = c.Cmd.Process.Kill()
+		<-c.Done
 	}
-	if c.err != nil {
-		return fmt.Errorf("bench: the gateway ended badly: %w: %s", c.err, c.lastWords())
+	if c.Err != nil {
+		return fmt.Errorf("bench: the gateway ended badly: %w: %s", c.Err, c.lastWords())
 	}
 	return nil
 }

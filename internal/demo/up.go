@@ -45,7 +45,7 @@ func Up(ctx context.Context, o Options) (err error) {
 	case <-ctx.Done():
 		fmt.Fprintln(o.Out, "\n  removing the lab")
 		return nil
-	case <-l.gateway.done:
+	case <-l.gateway.Done:
 		return errors.New("demo: the gateway ended by itself")
 	}
 }
