@@ -1,8 +1,11 @@
 package xdp
 
 import (
+	"strconv"
 	"testing"
 	"time"
+
+	"sluice/internal/lab"
 )
 
 // BenchmarkFrameLife moves bursts through all four rings of two sockets, with
@@ -99,4 +102,31 @@ func BenchmarkRoundTrip(b *testing.B) {
 	close(stop)
 	waiter.Wake()
 	<-stopped
+}
+
+// BenchmarkQueues is a worker's round over queues that have nothing for it: what
+// each receive queue of an interface costs beside the packets. A round is for up
+// to 64 of them.
+func BenchmarkQueues(b *testing.B) {
+	for _, queues := range []int{1, 2, 4, 8} {
+		b.Run(strconv.Itoa(queues), func(b *testing.B) {
+			near, far := namespace(b, "near"), namespace(b, "far")
+			cable(b, near, "eth0", far, "eth0", lab.VethOptions{Queues: queues})
+			plans, err := Plan([]*NIC{probe(b, near, "eth0")}, 1)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := open(b, near, plans[0], 256).ports[0]
+			if got := len(p.rx); got != queues {
+				b.Fatalf("%d queues, want %d", got, queues)
+			}
+			var d [64]Desc
+			for b.Loop() {
+				if p.Receive(d[:]) != 0 {
+					b.Fatal("a frame came")
+				}
+				p.Flush()
+			}
+		})
+	}
 }
