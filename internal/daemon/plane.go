@@ -212,10 +212,8 @@ func (p *plane) close(detach bool, onFailure config.Failure) (left string, err e
 func crowded(cpus []int, workers int) bool { return len(cpus) <= 2*workers }
 
 // workerCPU is the CPU that a worker is bound to, or -1 for none. Where CPUs are
-// few and nobody chose among them, the scheduler does better: whatever else runs
-// on a worker's only CPU holds it up while another one idles. On two CPUs, a
-// thousand connections that all began to receive at once took 5.7 to 8.9 s with
-// the worker bound and 3.4 to 6.4 s without.
+// few and nobody chose among them, the scheduler chooses: whatever else runs on a
+// worker's only CPU would hold it up while another one idles.
 func workerCPU(asked, cpus []int, id, workers int) int {
 	if len(asked) == 0 && crowded(cpus, workers) {
 		return -1
