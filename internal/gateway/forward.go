@@ -10,8 +10,8 @@ import (
 )
 
 // forward sends a packet of a known flow on its way: next hop, MTU, rewrite, out
-// queue. On a reason other than None the frame is still the
-// caller's and nothing was counted to the flow.
+// queue. On a reason other than None the frame is still the caller's and nothing
+// was counted to the flow.
 func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
 	s := w.snapshot
 	// A packet of the right five-tuple from the wrong side is not the flow's.
