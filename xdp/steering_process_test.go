@@ -1,16 +1,16 @@
 package xdp
 
 import (
-"io"
-"os"
-"os/exec"
-"path/filepath"
-"strings"
-"syscall"
-"testing"
-"time"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
 
-"sluice/internal/lab"
+	"sluice/internal/lab"
 )
 
 // TestMissingCapability: a process without privileges is told which it needs.
