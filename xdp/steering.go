@@ -27,8 +27,8 @@ type AddressKind uint32
 
 const (
 	AddrHost   AddressKind = iota + 1 // the host alone
-	AddrShared                        // the host, and NAT as an external address
-	AddrPool                          // NAT alone
+	AddrShared                        // the host, and NAT as an external address or a service
+	AddrPool                          // NAT or a service alone
 )
 
 // Words of a HeldPorts bitmap: 65536 bits for each of TCP, UDP and ICMP echo
@@ -55,6 +55,7 @@ type SteeringConfig struct {
 	StaleAfter    time.Duration // age at which a heartbeat means that the worker hangs; default 1 s
 	MaxAddresses  int           // default 4096
 	MaxRoutes     int           // default 2^20; room is taken as they come
+	MaxServices   int           // addresses and ports of services, default 4096; room is taken as they come
 	HeldAddresses int           // bitmaps of held ports, 24 KiB each, allocated at once; default 64
 }
 
@@ -63,6 +64,7 @@ const (
 	DefaultStaleAfter    = time.Second
 	defaultMaxAddresses  = 4096
 	defaultMaxRoutes     = 1 << 20
+	defaultMaxServices   = 4096
 	defaultHeldAddresses = 64
 )
 
@@ -87,6 +89,7 @@ type Steering struct {
 	mu       sync.Mutex // guards what follows
 	ports    []portEntry
 	routes   map[netip.Prefix]bool
+	services map[ServicePort]bool
 	attached []*attachment // by port, nil where detached
 	memory   [][]byte      // what Close unmaps
 }
@@ -112,6 +115,7 @@ func LoadSteering(config SteeringConfig) (*Steering, error) {
 		config:   config,
 		ports:    make([]portEntry, len(config.Ports)),
 		routes:   make(map[netip.Prefix]bool),
+		services: make(map[ServicePort]bool),
 		attached: make([]*attachment, len(config.Ports)),
 	}
 	for _, p := range config.Ports {
@@ -137,6 +141,7 @@ func (c *SteeringConfig) complete() error {
 	c.StaleAfter = orDefault(c.StaleAfter, DefaultStaleAfter)
 	c.MaxAddresses = orDefault(c.MaxAddresses, defaultMaxAddresses)
 	c.MaxRoutes = orDefault(c.MaxRoutes, defaultMaxRoutes)
+	c.MaxServices = orDefault(c.MaxServices, defaultMaxServices)
 	c.HeldAddresses = orDefault(c.HeldAddresses, defaultHeldAddresses)
 	return nil
 }
@@ -197,6 +202,7 @@ func (s *Steering) size(maps map[string]*ebpf.MapSpec) {
 		steerMapAddresses:  s.config.MaxAddresses,
 		steerMapHeldPorts:  s.config.HeldAddresses,
 		steerMapRoutes:     s.config.MaxRoutes,
+		steerMapServices:   s.config.MaxServices,
 	}
 	for name, n := range entries {
 		maps[name].MaxEntries = uint32(n)
@@ -209,7 +215,7 @@ func (s *Steering) shared() map[string]*ebpf.Map {
 		steerMapAddresses: s.maps.Addresses, steerMapCounters: s.maps.Counters,
 		steerMapFragments: s.maps.Fragments, steerMapHeartbeats: s.maps.Heartbeats,
 		steerMapHeldPorts: s.maps.HeldPorts, steerMapPorts: s.maps.Ports,
-		steerMapRoutes: s.maps.Routes, steerMapSockets: s.maps.Sockets,
+		steerMapRoutes: s.maps.Routes, steerMapServices: s.maps.Services, steerMapSockets: s.maps.Sockets,
 	}
 }
 

@@ -26,13 +26,14 @@ const (
 	steerReasonKERNEL_NO_ROUTE     steerReason = 8
 	steerReasonWORKER_ARP          steerReason = 9
 	steerReasonWORKER_FRAGMENT     steerReason = 10
-	steerReasonWORKER_HELD_PORT    steerReason = 11
-	steerReasonWORKER_ICMP_ERROR   steerReason = 12
-	steerReasonWORKER_POOL_ADDRESS steerReason = 13
-	steerReasonWORKER_ROUTED       steerReason = 14
-	steerReasonFAILURE_DROPPED     steerReason = 15
-	steerReasonFAILURE_PASSED      steerReason = 16
-	steerReasonREASONS             steerReason = 17
+	steerReasonWORKER_SERVICE      steerReason = 11
+	steerReasonWORKER_HELD_PORT    steerReason = 12
+	steerReasonWORKER_ICMP_ERROR   steerReason = 13
+	steerReasonWORKER_POOL_ADDRESS steerReason = 14
+	steerReasonWORKER_ROUTED       steerReason = 15
+	steerReasonFAILURE_DROPPED     steerReason = 16
+	steerReasonFAILURE_PASSED      steerReason = 17
+	steerReasonREASONS             steerReason = 18
 )
 
 // Names of all BPF objects in the ELF.
@@ -46,6 +47,7 @@ const (
 	steerMapHeldPorts  = "held_ports"
 	steerMapPorts      = "ports"
 	steerMapRoutes     = "routes"
+	steerMapServices   = "services"
 	steerMapSockets    = "sockets"
 	steerProgSteer     = "steer"
 	steerVarFirstSlot  = "first_slot"
@@ -111,6 +113,7 @@ type steerMapSpecs struct {
 	HeldPorts  *ebpf.MapSpec `ebpf:"held_ports"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Routes     *ebpf.MapSpec `ebpf:"routes"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
 }
 
@@ -152,6 +155,7 @@ type steerMaps struct {
 	HeldPorts  *ebpf.Map `ebpf:"held_ports"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Routes     *ebpf.Map `ebpf:"routes"`
+	Services   *ebpf.Map `ebpf:"services"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
 }
 
@@ -164,6 +168,7 @@ func (m *steerMaps) Close() error {
 		m.HeldPorts,
 		m.Ports,
 		m.Routes,
+		m.Services,
 		m.Sockets,
 	)
 }

@@ -17,6 +17,7 @@ func TestForetellIsTheProgram(t *testing.T) {
 	w.beat(0, 0)
 	defer listen(w, at(sharedAddress, heldTCP)).Close()
 	defer bindUDP(w, at(sharedAddress, heldUDP)).Close()
+	w.serve()
 	kinds := map[netip.Addr]AddressKind{hostAddress: AddrHost, sharedAddress: AddrShared, poolAddress: AddrPool, bareAddress: AddrPool}
 	met := map[string]bool{}
 	for _, dst := range []string{
@@ -31,13 +32,14 @@ func TestForetellIsTheProgram(t *testing.T) {
 			}
 		}
 		bitmap := dst == sharedAddress || dst == poolAddress
-		for _, port := range []uint16{heldTCP, heldUDP, heldEcho, 7} {
+		for _, port := range []uint16{heldTCP, heldUDP, heldEcho, servedTCP, 7} {
 			for protocol, frame := range map[uint16][]byte{
 				heldTCP:  tcpSegment(at(peerAddress, 555), at(dst, port), layers.TCP{SYN: true}),
 				heldUDP:  udpDatagram(at(peerAddress, 555), at(dst, port)),
 				heldEcho: icmp(dst, 0, port),
 			} {
 				p.Held = bitmap && port == protocol
+				p.Service = (dst == sharedAddress || dst == bareAddress) && port == servedTCP && protocol == heldTCP
 				p.HostSocket = dst == sharedAddress && port != heldEcho
 				toWorker, name, text := p.Foretell()
 				verdict := uint32(verdictPass)
@@ -52,7 +54,7 @@ func TestForetellIsTheProgram(t *testing.T) {
 			}
 		}
 	}
-	if len(met) != 8 {
-		t.Errorf("%d answers were met, want 8: %v", len(met), met)
+	if len(met) != 9 {
+		t.Errorf("%d answers were met, want 9: %v", len(met), met)
 	}
 }

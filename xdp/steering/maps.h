@@ -26,6 +26,7 @@ enum reason {
 	KERNEL_NO_ROUTE,
 	WORKER_ARP,
 	WORKER_FRAGMENT,
+	WORKER_SERVICE,
 	WORKER_HELD_PORT,
 	WORKER_ICMP_ERROR,
 	WORKER_POOL_ADDRESS,
@@ -82,8 +83,8 @@ struct {
 
 enum address_kind {
 	ADDRESS_HOST = 1, // the host's alone
-	ADDRESS_SHARED,   // the host's and NAT's
-	ADDRESS_POOL,     // NAT's alone
+	ADDRESS_SHARED,   // the host's, and NAT's or a service's
+	ADDRESS_POOL,     // NAT's or a service's alone
 };
 
 struct address {
@@ -115,6 +116,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct held_ports);
 } held_ports SEC(".maps");
+
+// An address and port that a service is reached at.
+struct service {
+	__be32 address;
+	__be16 port;
+	__u8 protocol;
+	__u8 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct service);
+	__type(value, __u8); // there or not
+} services SEC(".maps");
 
 struct prefix {
 	__u32 length;

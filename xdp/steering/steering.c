@@ -6,12 +6,14 @@
 //
 // It asks, in this order, and the first that answers decides:
 //
-//   1. an ARP request for an address that NAT uses alone   -> worker
+//   1. an ARP request for a pool address                    -> worker
 //      not IPv4 (VLAN tags count as that), a group address or another station's
 //      address on the link, a group address in IPv4        -> kernel
-//   2. to an address that NAT uses, alone (pool) or with the host (shared):
+//   2. to an address that NAT or a service uses, alone (pool) or with the host
+//      (shared):
 //      a later fragment of a datagram that went to a worker -> worker
 //      any other later fragment: shared -> kernel, pool     -> worker
+//      a service's port, or an ICMP error that quotes one   -> worker
 //      a port or echo identifier that NAT holds, or an ICMP error that quotes
 //      one: the host's own socket, if it has one            -> kernel
 //                                                    else   -> worker
@@ -110,6 +112,19 @@ inline bool held(const struct address *address, const struct endpoints *e)
 	return words[local / 64] >> local % 64 & 1;
 }
 
+// service says whether e is about an address and port that a service has. A
+// service takes all of its port: sockets of the host are not asked for.
+inline bool service(const struct endpoints *e, __be32 local)
+{
+	struct service key = {
+		.address = local,
+		.port = e->tuple.ipv4.dport,
+		.protocol = e->protocol,
+	};
+
+	return bpf_map_lookup_elem(&services, &key);
+}
+
 // host_socket says whether the host itself is the receiver of a packet to a
 // port that NAT holds as well: it has a connection with exactly these
 // endpoints, or listens and this opens a connection, or has a UDP socket there.
@@ -176,19 +191,25 @@ inline int later_fragment(struct xdp_md *ctx, struct port *self, const struct ip
 	return to_kernel(KERNEL_FRAGMENT);
 }
 
-// to_nat_address decides for a packet to an address that NAT uses.
+// to_nat_address decides for a packet to an address that NAT or a service uses.
 inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *ip, void *end,
 			  const struct address *address)
 {
 	bool shared = address->kind == ADDRESS_SHARED;
 	bool fragment = ip->frag_off & bpf_htons(IP_MF | IP_OFFSET);
 	struct endpoints e = {};
-	bool for_nat, for_host;
+	bool has_port, for_nat, for_host;
 
 	if (ip->frag_off & bpf_htons(IP_OFFSET))
 		return later_fragment(ctx, self, ip, shared);
 
-	for_nat = read_endpoints(ip, end, &e) && held(address, &e);
+	has_port = read_endpoints(ip, end, &e);
+	if (has_port && service(&e, ip->daddr)) {
+		if (shared && fragment)
+			remember(ip, true);
+		return to_worker(ctx, self, WORKER_SERVICE, true);
+	}
+	for_nat = has_port && held(address, &e);
 	for_host = for_nat && shared && host_socket(ctx, &e);
 	if (for_host)
 		for_nat = false;
@@ -274,9 +295,6 @@ int steer(struct xdp_md *ctx)
 	destination = ip->daddr;
 	if (group_address(destination))
 		return to_kernel(KERNEL_MULTICAST);
-
-	// Place of the services: an address and port of theirs is decided here,
-	// before NAT and the host are asked.
 
 	address = bpf_map_lookup_elem(&addresses, &destination);
 	if (!address)
