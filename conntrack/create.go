@@ -1,6 +1,8 @@
 package conntrack
 
 import (
+	"sync/atomic"
+
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
@@ -278,6 +280,9 @@ func (w *Worker) advance(f *Flow, d Direction, p *packet.Packet) {
 	for {
 		s := status(f.status.Load())
 		next := s.next(p.Proto, d, p.TCPFlags)
+		if f.Kind() == ServiceDSR && d == Original && atomic.LoadUint64(&f.packets[Original]) > 0 {
+			next = next.oneWay(p.Proto, p.TCPFlags)
+		}
 		if next == s || s.phase() != phaseLive {
 			return
 		}

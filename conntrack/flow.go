@@ -32,9 +32,9 @@ func (k Kind) String() string {
 type Flow struct {
 	tuple      [2]Tuple // as packets arrive, by Direction
 	mapping    uint32   // id, 0 = none
-	backend    uint32
-	service    uint16
-	in, out    uint8 // ports that original, reply packets arrive on
+	backend    uint32   // see Services
+	service    uint16   // likewise
+	in, out    uint8    // ports that original, reply packets arrive on
 	created    Tick
 	generation uint32
 	seal       uint32           // check sum of the above << 8 | Kind
@@ -123,12 +123,13 @@ func (f *Flow) claimExpiry(seen Tick) bool {
 }
 
 // sum is the check sum of everything in the first line that does not change: a
-// record that a crash tore does not match its seal. 24 bits.
+// record that a crash tore does not match its seal. 24 bits. The ids of service
+// and backend are left out: whoever adopts the flow numbers them anew.
 func (f *Flow) sum() uint32 {
 	a, b := f.tuple[0].key(), f.tuple[1].key()
 	h := mix(a.a^prime0, a.b^prime1)
 	h = mix(h^b.a, b.b^prime0)
-	h = mix(h^(uint64(f.mapping)|uint64(f.backend)<<32), prime1^(uint64(f.service)|uint64(f.in)<<16|uint64(f.out)<<24|uint64(f.created)<<32))
+	h = mix(h^uint64(f.mapping), prime1^(uint64(f.in)<<16|uint64(f.out)<<24|uint64(f.created)<<32))
 	h = mix(h^(uint64(f.generation)|uint64(f.seal&0xff)<<32), golden)
 	return uint32(h >> 40)
 }

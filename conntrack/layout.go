@@ -36,7 +36,7 @@ func layoutHash() uint32 {
 		unsafe.Offsetof(f.seal), unsafe.Offsetof(f.nextHop), unsafe.Offsetof(f.status), unsafe.Offsetof(f.seen),
 		unsafe.Offsetof(f.packets), unsafe.Offsetof(f.bytes), unsafe.Offsetof(f.window), unsafe.Offsetof(f.maxWin),
 		unsafe.Offsetof(m.inside), unsafe.Offsetof(m.external), unsafe.Offsetof(m.insidePort), unsafe.Offsetof(m.externalPort),
-		unsafe.Offsetof(m.zone), unsafe.Offsetof(m.proto), unsafe.Offsetof(m.source), unsafe.Offsetof(m.created),
+		unsafe.Offsetof(m.zone), unsafe.Offsetof(m.proto), unsafe.Offsetof(m.service), unsafe.Offsetof(m.source), unsafe.Offsetof(m.created),
 		unsafe.Offsetof(m.refs), unsafe.Offsetof(s.addr), unsafe.Offsetof(s.refs), unsafe.Offsetof(s.flows),
 		uintptr(phaseLive), uintptr(States),
 	} {
@@ -57,6 +57,7 @@ type Config struct {
 	// can adopt them.
 	Boot      [16]byte // the boot whose clock the Ticks are of
 	Namespace uint64   // the network namespace of the addresses
+	Services  Services // nil: flows of services keep their ids
 	Ports     []string // the interfaces that InPort and OutPort number, at most 64
 }
 

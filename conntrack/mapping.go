@@ -20,7 +20,8 @@ type Mapping struct {
 	created                  Tick
 	generation               uint32
 	proto                    uint8
-	_                        [3]byte
+	_                        uint8
+	service                  uint16 // whose clients it is of, 0 = masqueraded
 
 	refs    atomic.Uint32 // 0 = ended: cannot be joined any more
 	lastOut atomic.Uint32 // Tick of the last flow that began
@@ -38,7 +39,7 @@ func (m *Mapping) External() (addr uint32, port uint16) { return m.external, m.e
 func (m *Mapping) Proto() uint8 { return m.proto }
 
 func (m *Mapping) key() key {
-	return mappingKey(m.proto, m.inside, m.insidePort, m.zone, m.external)
+	return mappingKey(m.proto, m.inside, m.insidePort, m.zone, m.external).of(m.service)
 }
 
 // join takes a reference, unless the mapping has ended.
@@ -85,7 +86,10 @@ func portSpace(proto uint8) (int, bool) {
 // FindMapping returns the mapping of an inside endpoint at x with a reference,
 // or nil.
 func (w *Worker) FindMapping(proto uint8, inside uint32, port uint16, x *External) *Mapping {
-	k := mappingKey(proto, inside, port, 0, x.addr)
+	return w.findMapping(mappingKey(proto, inside, port, 0, x.addr))
+}
+
+func (w *Worker) findMapping(k key) *Mapping {
 	h := w.table.seed.hash(k)
 	word := w.table.find(k, h, kindMapping)
 	if word == 0 {
@@ -105,6 +109,10 @@ func (w *Worker) FindMapping(proto uint8, inside uint32, port uint16, x *Externa
 // src may be nil. The caller's reference to it goes over to the mapping if, and
 // only if, a new mapping is returned.
 func (w *Worker) NewMapping(proto uint8, inside uint32, port uint16, x *External, extPort uint16, src *Source, now Tick) (m *Mapping, existed, portTaken bool, r verdict.Reason) {
+	return w.newMapping(0, proto, inside, port, x, extPort, src, now)
+}
+
+func (w *Worker) newMapping(service uint16, proto uint8, inside uint32, port uint16, x *External, extPort uint16, src *Source, now Tick) (m *Mapping, existed, portTaken bool, r verdict.Reason) {
 	space, ok := portSpace(proto)
 	switch {
 	case !ok:
@@ -119,7 +127,7 @@ func (w *Worker) NewMapping(proto uint8, inside uint32, port uint16, x *External
 	m = &w.table.mappings[id]
 	m.inside, m.insidePort = inside, port
 	m.external, m.externalPort, m.at = x.addr, extPort, uint16(x.at.Load())
-	m.proto, m.zone = proto, 0
+	m.proto, m.zone, m.service = proto, 0, service
 	m.source = 0
 	if src != nil {
 		m.source = idOf(w.table.sources, src)

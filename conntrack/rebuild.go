@@ -160,6 +160,8 @@ func (r *Remains) judge(f *Flow) Loss {
 		return LostImplausible
 	case !r.numbered(f.in) || !r.numbered(f.out):
 		return LostInterface
+	case !r.served(f):
+		return LostService
 	}
 	seen := f.lastSeen()
 	if seen == expiring || r.limits.expired(status(f.status.Load()).state(), seen, r.now) {
@@ -176,7 +178,8 @@ func (r *Remains) numbered(p uint8) bool { return int(p) < len(r.ports) && r.por
 func (f *Flow) plausible(now Tick) bool {
 	o, a, s := &f.tuple[Original], &f.tuple[Reply], status(f.status.Load())
 	return o.Proto == a.Proto && o.Zone == a.Zone && o.pad == 0 && a.pad == 0 &&
-		f.Kind() < kinds && (f.Kind() != Masquerade || f.mapping != 0) &&
+		f.Kind() < kinds && (f.Kind() != Masquerade && f.Kind() != ServiceSNAT || f.mapping != 0) &&
+		(f.Kind() != ServiceDSR || f.mapping == 0) &&
 		(f.Kind() != Forward || f.mapping == 0 && *a == o.Reverse()) &&
 		s.state().of(o.Proto) && int32(now-f.created) >= 0
 }

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -183,7 +184,7 @@ func TestAdoptRefuses(t *testing.T) {
 		{"never finished", ErrNoTable.Error(), func(mem []byte, _ *Config) int { headerOf(mem).magic = 0; return len(mem) }},
 		{"new file", "truncated", func(mem []byte, _ *Config) int { clear(mem); return 0 }},
 		{"something else", "not a flow table", func(mem []byte, _ *Config) int { mem[0]++; return len(mem) }},
-		{"another version", "version 3", func(mem []byte, _ *Config) int { headerOf(mem).version++; return len(mem) }},
+		{"another version", fmt.Sprintf("version %d", layoutVersion+1), func(mem []byte, _ *Config) int { headerOf(mem).version++; return len(mem) }},
 		{"another layout", "another layout", func(mem []byte, _ *Config) int {
 			h := headerOf(mem)
 			h.layout++

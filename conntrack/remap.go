@@ -58,14 +58,14 @@ func (r *Remains) hairpin(f *Flow) bool {
 // translates reports whether m is what f's source is translated by.
 func (m *Mapping) translates(f *Flow) bool {
 	o, a := &f.tuple[Original], &f.tuple[Reply]
-	return m.proto == o.Proto && m.zone == o.Zone && m.inside == o.Src && m.insidePort == o.SrcPort &&
+	return m.proto == o.Proto && m.zone == o.Zone && m.service == f.scope() && m.inside == o.Src && m.insidePort == o.SrcPort &&
 		m.external == a.Dst && m.externalPort == a.DstPort
 }
 
 // mappingKey is the key of the mapping that f's source is translated by.
 func (f *Flow) mappingKey() key {
 	o := &f.tuple[Original]
-	return mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, f.tuple[Reply].Dst)
+	return mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, f.tuple[Reply].Dst).of(f.scope())
 }
 
 // remap makes a mapping again for the first of its flows. What identifies it is
@@ -81,6 +81,7 @@ func (r *Remains) remap(m *Mapping, f *Flow, p *pending) Loss {
 		p.x.free(space, a.DstPort, id)
 		return why
 	}
+	m.service = f.scope() // numbered anew, like the flow's
 	if !m.translates(f) {
 		m.inside, m.insidePort, m.external, m.externalPort = o.Src, o.SrcPort, a.Dst, a.DstPort
 		m.proto, m.zone, m.source, m.created = o.Proto, o.Zone, 0, f.created
@@ -99,6 +100,10 @@ func (r *Remains) remap(m *Mapping, f *Flow, p *pending) Loss {
 // that waits until it is known which records are free.
 func (r *Remains) restoreSource(m *Mapping, id uint32) {
 	t := r.table
+	if m.service != 0 {
+		m.source = 0
+		return
+	}
 	if m.source != 0 && int64(m.source) < int64(len(t.sources)) {
 		s := &t.sources[m.source]
 		if s.addr == m.inside && s.zone == m.zone && (s.refs.Load() != 0 || r.revive(s, m.source)) {

@@ -17,12 +17,14 @@ const (
 	LostExpired          // silent for too long by now
 	LostAddress          // its external address is gone
 	LostInterface        // the interfaces were listed in another order, or one is gone
+	LostService          // its service or backend is configured no more
 	losses
 )
 
 var lossWords = [losses]string{
 	LostIncomplete: "half created", LostTorn: "torn", LostImplausible: "implausible", LostDuplicate: "in conflict with another",
 	LostExpired: "expired meanwhile", LostAddress: "whose external address is gone", LostInterface: "whose interface is not the same any more",
+	LostService: "whose service or backend is configured no more",
 }
 
 // Report is what Rebuild found.
