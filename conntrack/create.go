@@ -182,12 +182,14 @@ func (w *Worker) publish(id uint32) bool {
 	if f.mapping != 0 {
 		m.begin(w.table, w.now) // before anybody can end it
 	}
+	w.table.peers.count(f, 1)
 	// Nobody else changes the status of a flow that is not live, except to
 	// abort it.
 	if s.phase() != phaseBuilding || !f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseLive))) {
 		if f.mapping != 0 {
 			m.end(w.table)
 		}
+		w.table.peers.count(f, ^uint32(0))
 		return false
 	}
 	w.note(EventNew, f, StateNone, s.state(), verdict.None)
@@ -262,6 +264,7 @@ func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 	id := t.ID(f)
 	w.detach(id)
 	w.note(EventEnd, f, s.state(), StateNone, why)
+	t.peers.count(f, ^uint32(0))
 	if m := f.mapping; m != 0 {
 		t.mappings[m].end(t)
 		w.Release(&t.mappings[m])

@@ -35,6 +35,7 @@ type External struct {
 	claimed  atomic.Int32 // ports
 	held     []uint64     // shared with the kernel where it is a map's memory
 	reserved [portSpaces][portWords]atomic.Uint64
+	static   [portSpaces][portWords]atomic.Uint64 // see SetStatic
 	ports    [portSpaces][1 << 16]atomic.Uint32
 }
 
@@ -112,7 +113,7 @@ func (x *External) firstFree(space int, lo, hi uint16) (uint16, bool) {
 
 // claim takes a port for mapping id.
 func (x *External) claim(space int, port uint16, id uint32) bool {
-	if x.reserved[space][port/64].Load()&(1<<(port%64)) != 0 || !x.ports[space][port].CompareAndSwap(0, id) {
+	if (x.reserved[space][port/64].Load()|x.static[space][port/64].Load())&(1<<(port%64)) != 0 || !x.ports[space][port].CompareAndSwap(0, id) {
 		return false
 	}
 	x.take(space, port)
@@ -127,9 +128,42 @@ func (x *External) take(space int, port uint16) {
 
 // free gives up a port of mapping id.
 func (x *External) free(space int, port uint16, id uint32) {
-	atomic.AndUint64(&x.held[space*portWords+int(port/64)], ^(uint64(1) << (port % 64)))
+	x.unhold(space, port)
 	x.ports[space][port].CompareAndSwap(id, 0)
 	x.claimed.Add(-1)
+}
+
+// SetStatic sets the ports of proto that static forwards have: they are held
+// whether or not a flow is there, and never given out. A mapping that has one
+// already keeps it.
+func (x *External) SetStatic(proto uint8, ports *[portWords]uint64) {
+	space, ok := portSpace(proto)
+	if !ok {
+		return
+	}
+	for i, word := range ports {
+		was := x.static[space][i].Swap(word)
+		atomic.OrUint64(&x.held[space*portWords+i], word)
+		for gone := was &^ word; gone != 0; gone &= gone - 1 {
+			port := uint16(i*64 + bits.TrailingZeros64(gone))
+			x.unhold(space, port)
+			if x.ports[space][port].Load() != 0 {
+				atomic.OrUint64(&x.held[space*portWords+i], 1<<(port%64))
+			}
+		}
+	}
+}
+
+// unhold clears the bit of a port, unless it is static, or becomes so meanwhile.
+func (x *External) unhold(space int, port uint16) {
+	static, bit := &x.static[space][port/64], uint64(1)<<(port%64)
+	if static.Load()&bit != 0 {
+		return
+	}
+	atomic.AndUint64(&x.held[space*portWords+int(port/64)], ^bit)
+	if static.Load()&bit != 0 {
+		atomic.OrUint64(&x.held[space*portWords+int(port/64)], bit)
+	}
 }
 
 // externals is the table's list: immutable, replaced as a whole.

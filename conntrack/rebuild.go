@@ -1,6 +1,10 @@
 package conntrack
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"sluice/internal/packet"
+)
 
 // Remains is the flow table that another process left, with all its records
 // and nothing yet that leads to them.
@@ -178,8 +182,8 @@ func (r *Remains) numbered(p uint8) bool { return int(p) < len(r.ports) && r.por
 func (f *Flow) plausible(now Tick) bool {
 	o, a, s := &f.tuple[Original], &f.tuple[Reply], status(f.status.Load())
 	return o.Proto == a.Proto && o.Zone == a.Zone && o.pad == 0 && a.pad == 0 &&
-		f.Kind() < kinds && (f.Kind() != Masquerade && f.Kind() != ServiceSNAT || f.mapping != 0) &&
-		(f.Kind() != ServiceDSR || f.mapping == 0) &&
+		f.Kind() < kinds && (f.Kind() != Masquerade || (f.mapping != 0) != packet.Portless(o.Proto)) &&
+		(f.Kind() != ServiceSNAT || f.mapping != 0) && (f.Kind() != ServiceDSR || f.mapping == 0) &&
 		(f.Kind() != Forward || f.mapping == 0 && *a == o.Reverse()) &&
 		s.state().of(o.Proto) && int32(now-f.created) >= 0
 }
@@ -272,6 +276,7 @@ func (r *Remains) keep(id uint32) {
 		r.report.Mended++
 	}
 	r.flows.used(id)
+	r.table.peers.count(f, 1)
 	add(&r.counting.states[f.State()], 1)
 	r.report.Adopted++
 }

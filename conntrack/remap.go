@@ -8,6 +8,9 @@ func (r *Remains) locate(f *Flow, p *pending) Loss {
 	t := r.table
 	p.x = nil
 	if f.mapping == 0 {
+		if t.homeless(f) {
+			return LostAddress
+		}
 		return stays
 	}
 	a := &f.tuple[Reply]
@@ -52,7 +55,7 @@ func (r *Remains) restoreMapping(f *Flow, p *pending) Loss {
 // too: it was sent to an external address, from inside.
 func (r *Remains) hairpin(f *Flow) bool {
 	o, a := &f.tuple[Original], &f.tuple[Reply]
-	return f.Kind() == Masquerade && (a.Src != o.Dst || a.SrcPort != o.DstPort)
+	return (f.Kind() == Masquerade || f.Kind() == PortForward) && (a.Src != o.Dst || a.SrcPort != o.DstPort)
 }
 
 // translates reports whether m is what f's source is translated by.

@@ -46,8 +46,20 @@ func (w *Worker) Sweep(n int, now Tick) int {
 // orphaned reports whether f is translated to an address that was removed.
 func (t *Table) orphaned(f *Flow) bool {
 	if f.mapping == 0 {
-		return false
+		return t.homeless(f)
 	}
 	x := t.externals.Load().list[t.mappings[f.mapping].at]
 	return x != nil && x.Gone()
+}
+
+// homeless reports whether a flow is translated without a mapping, by or to an
+// address that there is no longer: one of a protocol without ports, or of a static
+// forward.
+func (t *Table) homeless(f *Flow) bool {
+	o, a := &f.tuple[Original], &f.tuple[Reply]
+	switch f.Kind() {
+	case Masquerade, PortForward:
+		return a.Dst != o.Src && t.External(a.Dst) == nil || a.Src != o.Dst && t.External(o.Dst) == nil
+	}
+	return false
 }

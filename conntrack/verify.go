@@ -232,9 +232,11 @@ func (v *verification) externals(mappings int) {
 		for space := range x.ports {
 			for port := range x.ports[space] {
 				bit := atomic.LoadUint64(&x.held[space*portWords+port/64])&(1<<(port%64)) != 0
-				if id := x.ports[space][port].Load(); (id != 0) != bit {
+				static := x.static[space][port/64].Load()&(1<<(port%64)) != 0
+				id := x.ports[space][port].Load()
+				if (id != 0 || static) != bit {
 					v.fault("external address %#08x port %d: mapping %d, held %v", x.addr, port, id, bit)
-				} else if bit {
+				} else if id != 0 {
 					claimed++
 				}
 			}

@@ -20,6 +20,7 @@ type Table struct {
 	limits    atomic.Pointer[limits]
 	externals atomic.Pointer[externals]
 	workers   []*Worker // the last one is the control plane's
+	peers     peers
 
 	flowPool, mappingPool, sourcePool *pool
 

@@ -112,6 +112,10 @@ func rewriteQuoted(t []byte, q *packet.Packet, srcPort, dstPort uint16, pseudo d
 			d.store(sum)
 			return d + delta16(old, binary.BigEndian.Uint16(sum))
 		}
+	case packet.ProtoUDPLite, packet.ProtoDCCP:
+		if len(t) >= pseudoChecksum+2 {
+			return rewritePseudo(t, q.Proto, pseudo)
+		}
 	}
 	return 0
 }

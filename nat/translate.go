@@ -19,6 +19,8 @@ const (
 	udpChecksum  = 6
 	icmpChecksum = 2
 	icmpID       = 4
+
+	pseudoChecksum = 6 // of UDP-Lite and DCCP
 )
 
 // delta is what a change does to a one's complement sum: the sum over the
@@ -121,7 +123,24 @@ func rewriteTransport(t []byte, p *packet.Packet, srcPort, dstPort uint16, pseud
 			t = t[:packet.ICMPLength]
 			rewriteID(t, p, srcPort, dstPort).store(t[icmpChecksum:]) // ICMP has no pseudo-header
 		}
+	case packet.ProtoUDPLite, packet.ProtoDCCP:
+		rewritePseudo(t, p.Proto, pseudo)
 	}
+}
+
+// rewritePseudo changes the checksum of a protocol whose ports stay by what the
+// new addresses do to its pseudo-header, which it covers however little of the
+// payload it does (RFC 3828 3.1, RFC 4340 9.1, RFC 5597 REQ-2). It returns what
+// that does to the sum of t.
+func rewritePseudo(t []byte, proto uint8, pseudo delta) delta {
+	field := t[pseudoChecksum:]
+	old := binary.BigEndian.Uint16(field)
+	if proto == packet.ProtoUDPLite {
+		pseudo.storeUDP(field) // 0 is not allowed there, and stays wrong
+	} else {
+		pseudo.store(field)
+	}
+	return delta16(old, binary.BigEndian.Uint16(field))
 }
 
 // rewritePorts changes the ports at the beginning of t, which TCP and UDP have

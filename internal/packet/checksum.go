@@ -91,9 +91,12 @@ func checksumOffset(proto uint8) int {
 // same, for which finishing is harmless. It must be asked before any
 // incremental update, since the field holds a sum and not a complement.
 func Partial(frame []byte, p *Packet) bool {
-	offset := checksumOffset(p.Proto)
-	if offset < 0 || p.Flags&FlagFragment != 0 {
+	if p.Flags&FlagFragment != 0 {
 		return false
+	}
+	offset := checksumOffset(p.Proto)
+	if offset < 0 {
+		return p.Proto == ProtoSCTP && partialSCTP(frame[p.L4:p.End])
 	}
 	field := be16(frame[int(p.L4)+offset:])
 	return field == PseudoSum(p.Src, p.Dst, p.Proto, int(p.End-p.L4))
@@ -104,6 +107,10 @@ func Partial(frame []byte, p *Packet) bool {
 // stores the complement. A UDP result of 0 is stored as 0xffff, since 0 says
 // that there is no checksum (RFC 768).
 func Complete(frame []byte, p *Packet) {
+	if p.Proto == ProtoSCTP {
+		completeSCTP(frame[p.L4:p.End])
+		return
+	}
 	field := frame[int(p.L4)+checksumOffset(p.Proto):]
 	sum := Checksum(frame[p.L4:p.End])
 	if sum == 0 && p.Proto == ProtoUDP {

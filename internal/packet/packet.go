@@ -30,10 +30,24 @@ const (
 
 // IP protocol numbers.
 const (
-	ProtoICMP = 1
-	ProtoTCP  = 6
-	ProtoUDP  = 17
+	ProtoICMP    = 1
+	ProtoTCP     = 6
+	ProtoUDP     = 17
+	ProtoDCCP    = 33
+	ProtoGRE     = 47
+	ProtoESP     = 50
+	ProtoAH      = 51
+	ProtoSCTP    = 132
+	ProtoUDPLite = 136
 )
+
+// Portless reports whether flows of a protocol are told apart by their addresses
+// alone: all but TCP, UDP and ICMP. SCTP, DCCP and UDP-Lite do have ports; they
+// are not translated (RFC 7857 leaves them to their own documents), so that they
+// do not count here.
+func Portless(proto uint8) bool {
+	return proto != ProtoTCP && proto != ProtoUDP && proto != ProtoICMP
+}
 
 // TCP flag bits, as in byte 13 of the header.
 const (

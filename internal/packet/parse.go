@@ -95,8 +95,24 @@ func parseTransport(b []byte, p *Packet) verdict.Reason {
 			return verdict.TransportTruncated
 		}
 		parseICMP(b, p)
+	default:
+		if len(b) < leastTransport(p.Proto) {
+			return verdict.TransportTruncated
+		}
 	}
 	return verdict.None
+}
+
+// leastTransport is the shortest header of the protocols whose checksum covers
+// the addresses, or that may need one finished; others are not looked into.
+func leastTransport(proto uint8) int {
+	switch proto {
+	case ProtoUDPLite:
+		return UDPLength // RFC 3828 3.1
+	case ProtoDCCP, ProtoSCTP:
+		return SCTPLength // RFC 4340 5.1: 12 bytes, too
+	}
+	return 0
 }
 
 // checkLaterFragment refuses a fragment that ends beyond the longest datagram
