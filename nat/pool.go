@@ -64,3 +64,15 @@ func mix(x uint64) uint64 {
 	x *= 0xc4ceb9fe1a85ec53
 	return x ^ x>>33
 }
+
+// For returns the address for one more flow of an inside address, nil where the
+// pool is empty or nil.
+func (p *Pool) For(w *conntrack.Worker, inside uint32) *conntrack.External { return p.now(w, inside) }
+
+// Others returns the pool's addresses, in no order that matters.
+func (p *Pool) Others() []*conntrack.External {
+	if p == nil {
+		return nil
+	}
+	return p.externals
+}
