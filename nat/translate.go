@@ -130,7 +130,7 @@ func rewriteTransport(t []byte, p *packet.Packet, srcPort, dstPort uint16, pseud
 
 // rewritePseudo changes the checksum of a protocol whose ports stay by what the
 // new addresses do to its pseudo-header, which it covers however little of the
-// payload it does (RFC 3828 3.1, RFC 4340 9.1, RFC 5597 REQ-2). It returns what
+// payload it does (RFC 3828 3.1, RFC 4340 9.1). It returns what
 // that does to the sum of t.
 func rewritePseudo(t []byte, proto uint8, pseudo delta) delta {
 	field := t[pseudoChecksum:]
