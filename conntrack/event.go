@@ -102,6 +102,13 @@ func (r *Ring) Read(e []Event) (n int, lost uint64) {
 	return n, r.lost.Load()
 }
 
+// Close ends the writing of events, and drops those that were not read, so that
+// the ring costs nothing again until the next Read. It belongs to the reader.
+func (r *Ring) Close() {
+	r.open.Store(false)
+	r.head.Store(r.tail.Load())
+}
+
 // Rings are the rings of all workers, the control plane's included.
 func (t *Table) Rings() []*Ring {
 	rings := make([]*Ring, 0, len(t.workers))

@@ -56,3 +56,6 @@ func (t *Timeouts) limits() *limits {
 func (l *limits) expired(s State, seen, now Tick) bool {
 	return int32(now-seen) > int32(l[s%stateSpace])
 }
+
+// Timeout is the silence that ends a flow in state s.
+func (t *Table) Timeout(s State) Tick { return t.limits.Load()[s%stateSpace] }

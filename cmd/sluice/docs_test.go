@@ -101,7 +101,9 @@ func TestDocumentsShowRealCommands(t *testing.T) {
 // machine nor go on for ever are run, against a daemon of the test's and with a
 // file of the test's.
 func TestDocumentsShowCommandsThatRun(t *testing.T) {
+	nat := natted()
 	socket := serve(t, &fake{
+		pools: nat.pools, mappings: nat.mappings,
 		drops:  func() control.Drops { return control.Drops{} },
 		reload: func() (control.ReloadResult, error) { return control.ReloadResult{}, nil },
 		explain: func(control.Question) (control.Explanation, error) {

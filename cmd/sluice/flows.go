@@ -16,8 +16,8 @@ import (
 func flowsCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "flows",
-		Short: "List and count flows",
-	}, flowsListCommand(a), flowsCountCommand(a))
+		Short: "List, count, watch and end flows",
+	}, flowsListCommand(a), flowsCountCommand(a), flowsWatchCommand(a), flowsFlushCommand(a))
 }
 
 // flowFilter are the flags that choose flows.
@@ -121,13 +121,20 @@ func flowsCountCommand(a *app) *cobra.Command {
 // writeFlow prints a flow the way conntrack does.
 func writeFlow(w io.Writer, f *control.Flow) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-6s %6d %-16s", f.Protocol, f.TimeoutSeconds, f.State)
-	writeTuple(&b, f.Protocol, f.Original, f.Packets.Original, f.Bytes.Original)
+	wordFlow(&b, f)
+	b.WriteByte('\n')
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func wordFlow(b *strings.Builder, f *control.Flow) {
+	fmt.Fprintf(b, "%-6s %6d %-16s", f.Protocol, f.TimeoutSeconds, f.State)
+	writeTuple(b, f.Protocol, f.Original, f.Packets.Original, f.Bytes.Original)
 	if f.Reply != nil && f.Packets.Reply == 0 {
 		b.WriteString(" [UNREPLIED]")
 	}
 	if f.Reply != nil {
-		writeTuple(&b, f.Protocol, *f.Reply, f.Packets.Reply, f.Bytes.Reply)
+		writeTuple(b, f.Protocol, *f.Reply, f.Packets.Reply, f.Bytes.Reply)
 	}
 	b.WriteString(" kind=" + f.Kind)
 	if f.Service != "" {
@@ -136,9 +143,6 @@ func writeFlow(w io.Writer, f *control.Flow) error {
 	if f.Backend != "" {
 		b.WriteString(" backend=" + f.Backend)
 	}
-	b.WriteByte('\n')
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 func writeTuple(b *strings.Builder, protocol string, t control.Tuple, packets, bytes uint64) {

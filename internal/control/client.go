@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -78,33 +77,7 @@ func (c *Client) Reload(ctx context.Context) (r ReloadResult, err error) {
 // Flows calls yield for each flow that filter matches, until yield fails or ctx
 // ends, and returns that error.
 func (c *Client) Flows(ctx context.Context, filter Filter, yield func(Flow) error) error {
-	ctx, cancel := context.WithCancel(ctx) // ends the stream when yield fails
-	defer cancel()
-	resp, err := c.do(ctx, http.MethodGet, "/v1/flows", filter.Values())
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		var line struct {
-			Flow
-			problem
-		}
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
-			return fmt.Errorf("the daemon at %s sent a flow that is not JSON: %w", c.socket, err)
-		}
-		if line.Error != "" {
-			return errors.New(line.Error)
-		}
-		if err := yield(line.Flow); err != nil {
-			return err
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return c.explain(err)
-	}
-	return nil
+	return stream(c, ctx, "/v1/flows", filter.Values(), func() {}, func(f *Flow) error { return yield(*f) })
 }
 
 func (c *Client) get(ctx context.Context, path string, query url.Values, into any) error {

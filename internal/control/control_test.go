@@ -25,6 +25,7 @@ type scripted struct {
 	broken   error
 	reload   func() (ReloadResult, error)
 	yielded  atomic.Int64
+	flushed  atomic.Int64
 	finished chan error
 	trace    func(context.Context, TraceQuestion, func() error, func(*Traced) error) error
 }

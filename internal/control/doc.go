@@ -1,12 +1,7 @@
 // Package control is the control plane's door: HTTP/1.1 and JSON over a unix
 // socket, and the typed client that the commands use.
 //
-//	GET  /v1/version       Version
-//	GET  /v1/status        Status
-//	GET  /v1/flows         one Flow a line (application/x-ndjson), filtered by the query
-//	GET  /v1/flows/count   FlowCount, same filters
-//	GET  /v1/drops         Drops
-//	POST /v1/reload        ReloadResult; 422 with the mistakes when it is refused
+// docs/api.md describes the endpoints, and a test holds it to Server.routes.
 //
 // Whoever can open the socket (mode 0660) may read; what changes the gateway
 // asks for a peer that is root or runs as the daemon's user (SO_PEERCRED).
@@ -16,7 +11,7 @@
 // the gateway: it asks a Gateway, which the daemon implements.
 //
 // Concurrency: every request is served on its own goroutine, so a Gateway must
-// be safe for concurrent use. A listing of flows is streamed: the server holds
+// be safe for concurrent use. A listing of flows or mappings is streamed: the server holds
 // one buffer per listing whatever the number of flows, and stops when the client
 // goes away.
 package control

@@ -8,6 +8,9 @@ import (
 // Gateway is what the server asks. The daemon implements it; every method must
 // be safe for concurrent use and must not block a worker.
 type Gateway interface {
+	FlowControl
+	NAT
+
 	// Status returns the state of the whole gateway.
 	Status() Status
 

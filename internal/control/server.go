@@ -23,28 +23,28 @@ type Server struct {
 	gateway Gateway
 	version Version
 	log     *slog.Logger
+	mux     *http.ServeMux
 	http    *http.Server
+	metrics http.Handler
 	peer    func(net.Conn) (uid uint32, known bool)
 }
 
 // NewServer returns a server that asks gateway.
 func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 	s := &Server{gateway: gateway, version: version, log: log, peer: peerUID}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/version", s.getVersion)
-	mux.HandleFunc("GET /v1/status", s.getStatus)
-	mux.HandleFunc("GET /v1/flows", s.getFlows)
-	mux.HandleFunc("GET /v1/flows/count", s.getFlowCount)
-	mux.HandleFunc("GET /v1/drops", s.getDrops)
-	mux.HandleFunc("GET /v1/config", s.getConfig)
-	mux.HandleFunc("GET /v1/explain", s.getExplain)
-	mux.HandleFunc("GET /v1/trace", s.getTrace)
-	mux.HandleFunc("POST /v1/reload", s.writer(s.postReload))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+	s.mux = http.NewServeMux()
+	for _, r := range s.routes() {
+		handler := r.handler
+		if r.writes {
+			handler = s.writer(handler)
+		}
+		s.mux.HandleFunc(r.pattern, handler)
+	}
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusNotFound, fmt.Errorf("no such endpoint: %s; this daemon is %s, is the client of the same version?", r.URL.Path, version.Version))
 	})
 	s.http = &http.Server{
-		Handler:           mux,
+		Handler:           s.mux,
 		ReadHeaderTimeout: stall,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -54,6 +54,44 @@ func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 		},
 	}
 	return s
+}
+
+// route is one endpoint. docs/api.md describes each, and a test holds it to that.
+type route struct {
+	pattern string
+	writes  bool // it changes the gateway
+	handler http.HandlerFunc
+}
+
+func (s *Server) routes() []route {
+	return []route{
+		{"GET /v1/version", false, s.getVersion},
+		{"GET /v1/status", false, s.getStatus},
+		{"GET /v1/flows", false, s.getFlows},
+		{"DELETE /v1/flows", true, s.deleteFlows},
+		{"GET /v1/flows/count", false, s.getFlowCount},
+		{"GET /v1/flows/watch", false, s.getFlowWatch},
+		{"GET /v1/nat/pools", false, s.getPools},
+		{"GET /v1/nat/mappings", false, s.getMappings},
+		{"GET /v1/nat/who", false, s.getWho},
+		{"GET /v1/drops", false, s.getDrops},
+		{"GET /v1/config", false, s.getConfig},
+		{"GET /v1/explain", false, s.getExplain},
+		{"GET /v1/trace", false, s.getTrace},
+		{"POST /v1/reload", true, s.postReload},
+		{"GET /metrics", false, s.getMetrics},
+	}
+}
+
+// SetMetrics sets what answers GET /metrics. It must be called before Serve.
+func (s *Server) SetMetrics(h http.Handler) { s.metrics = h }
+
+func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) {
+	if s.metrics == nil {
+		fail(w, http.StatusNotFound, errors.New("this daemon has no metrics"))
+		return
+	}
+	s.metrics.ServeHTTP(w, r)
 }
 
 // Serve answers on l until ctx ends, and closes l. Listings that run then are
@@ -175,24 +213,31 @@ func (s *Server) getFlows(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
+	s.streamList(w, r, "flows", func(ctx context.Context, out *bufio.Writer) error {
+		line := make([]byte, 0, 1024)
+		return s.gateway.Flows(ctx, filter, func(f Flow) error {
+			line = append(f.appendJSON(line[:0]), '\n')
+			_, err := out.Write(line)
+			return err
+		})
+	})
+}
+
+// streamList sends JSON lines that write writes through one buffer, however many
+// there are.
+func (s *Server) streamList(w http.ResponseWriter, r *http.Request, what string, write func(context.Context, *bufio.Writer) error) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := bufio.NewWriterSize(patient{w, http.NewResponseController(w)}, 64<<10)
-	enc := json.NewEncoder(out)
 	ctx := r.Context()
-	err = s.gateway.Flows(ctx, filter, func(f Flow) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return enc.Encode(&f)
-	})
+	err := write(ctx, out)
 	if ctx.Err() != nil {
 		// The client went away, or the daemon is stopping: the stream is cut
 		// without its last chunk, so that it cannot be taken for complete.
 		panic(http.ErrAbortHandler)
 	}
 	if err != nil {
-		s.log.Warn("a listing of flows broke off", "error", err)
-		_ = enc.Encode(problem{err.Error()})
+		s.log.Warn("a listing of "+what+" broke off", "error", err)
+		_ = json.NewEncoder(out).Encode(problem{err.Error()})
 	}
 	if out.Flush() != nil {
 		panic(http.ErrAbortHandler)

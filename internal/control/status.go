@@ -33,6 +33,7 @@ type Status struct {
 	Steering      Steering      `json:"steering"`
 	Punts         Punts         `json:"punts"`
 	Router        Router        `json:"router"`
+	PortSearch    PortSearch    `json:"port_search"`
 	Unsupported   []string      `json:"unsupported"` // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`   // nft, iptables and tc rules that steered packets bypass, in words
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -135,26 +134,5 @@ func (s *Server) getTrace(w http.ResponseWriter, r *http.Request) {
 // many as it asks for or its time is over. begun is called when the workers
 // trace, yield with each packet; an error of yield ends it and is returned.
 func (c *Client) Trace(ctx context.Context, q TraceQuestion, begun func(), yield func(*Traced) error) error {
-	ctx, cancel := context.WithCancel(ctx) // ends the stream when yield fails
-	defer cancel()
-	resp, err := c.do(ctx, http.MethodGet, "/v1/trace", q.Values())
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	begun()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		var t Traced
-		if err := json.Unmarshal(lines.Bytes(), &t); err != nil {
-			return fmt.Errorf("the daemon at %s sent a packet that is not JSON: %w", c.socket, err)
-		}
-		if err := yield(&t); err != nil {
-			return err
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return c.explain(err)
-	}
-	return nil
+	return stream(c, ctx, "/v1/trace", q.Values(), begun, yield)
 }

@@ -48,6 +48,7 @@ type Daemon struct {
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
 	tracing       chan struct{} // full while a trace is on
+	watching      flowWatch
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.

@@ -8,6 +8,7 @@ import (
 	"sluice/internal/control"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
+	"sluice/internal/verdict"
 )
 
 // Flows implements control.Gateway.
@@ -40,17 +41,71 @@ func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control
 	return out, ctx.Err()
 }
 
-// eachFlow calls f with every live flow until it returns false.
+// eachFlow calls f with every live flow until it returns false. The data plane may
+// go away between two flows: f may wait for whoever reads the list.
 func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
-	clock := d.plane.threads[0].clock
-	var cursor conntrack.Cursor
-	d.look(func() {
-		d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
-			now := clock.Now()
-			flow := flowOf(&s, tick(now), time.Now().Add(-time.Duration(now)))
-			return f(&flow)
-		})
+	d.eachSnapshot(func(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) bool {
+		flow := flowOf(s, now, boot)
+		return f(&flow)
 	})
+}
+
+// walkChunk is how many flows are copied at a time for a list.
+const walkChunk = 256
+
+// eachSnapshot calls f with a copy of every live flow, the time, and the wall time
+// of tick 0, until it returns false.
+func (d *Daemon) eachSnapshot(f func(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) bool) {
+	var cursor conntrack.Cursor
+	list := make([]conntrack.Snapshot, 0, walkChunk)
+	for {
+		list = list[:0]
+		var now conntrack.Tick
+		var boot time.Time
+		d.look(func() {
+			now, boot = d.times()
+			d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
+				list = append(list, s)
+				return len(list) < walkChunk
+			})
+		})
+		for i := range list {
+			if !f(&list[i], now, boot) {
+				return
+			}
+		}
+		if len(list) < walkChunk {
+			return
+		}
+	}
+}
+
+// times are the present in the flow table's unit, and the wall time at which that
+// was 0.
+func (d *Daemon) times() (now conntrack.Tick, boot time.Time) {
+	ns := d.plane.threads[0].clock.Now()
+	return tick(ns), time.Now().Add(-time.Duration(ns))
+}
+
+// wallTime is the wall time of a tick.
+func wallTime(t conntrack.Tick, boot time.Time) time.Time {
+	return boot.Add(time.Duration(t) * time.Duration(nanosPerTick)).Truncate(time.Millisecond)
+}
+
+// FlushFlows implements control.Gateway.
+func (d *Daemon) FlushFlows(ctx context.Context, filter control.Filter) (out control.Flush, err error) {
+	d.eachSnapshot(func(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) bool {
+		if flow := flowOf(s, now, boot); !filter.Match(&flow) {
+			return ctx.Err() == nil
+		}
+		d.look(func() {
+			if d.plane.table.End(s.ID, s.Generation, verdict.FlowFlushed, now) {
+				out.Flushed++
+			}
+		})
+		return ctx.Err() == nil
+	})
+	return out, ctx.Err()
 }
 
 // flowOf words a flow for the control socket. boot is the wall time at which
@@ -62,7 +117,7 @@ func flowOf(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) control.F
 		Original: tupleOf(s.Original), TimeoutSeconds: max(left, 0),
 		Packets: control.Pair{Original: s.Packets[0], Reply: s.Packets[1]},
 		Bytes:   control.Pair{Original: s.Bytes[0], Reply: s.Bytes[1]},
-		Created: boot.Add(time.Duration(s.Created) * time.Duration(nanosPerTick)).Truncate(time.Millisecond),
+		Created: wallTime(s.Created, boot),
 	}
 	if s.Kind != conntrack.ServiceDSR {
 		reply := tupleOf(s.Reply)

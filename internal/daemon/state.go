@@ -65,7 +65,7 @@ func openState(c *config.Config, workers int) (*state, error) {
 
 // tableConfig sizes the flow table and says what its records refer to.
 func tableConfig(c *config.Config, workers int) (cfg conntrack.Config, err error) {
-	cfg = conntrack.Config{MaxFlows: c.Conntrack.MaxFlows, Workers: workers, Timeouts: *timeouts(&c.Conntrack.Timeouts)}
+	cfg = conntrack.Config{MaxFlows: c.Conntrack.MaxFlows, Workers: workers, Timeouts: *timeouts(&c.Conntrack.Timeouts), Events: flowEvents}
 	var seed [16]byte
 	rand.Read(seed[:]) // never fails (crypto/rand)
 	for i, b := range seed {

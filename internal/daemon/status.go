@@ -108,11 +108,8 @@ func (d *Daemon) Status() (s control.Status) {
 		Config: v.config, Masquerade: v.masquerade, Unsupported: d.mirror.Unsupported(), Timeouts: timeoutStatus(&v.timeouts),
 	}
 	d.look(func() {
-		for _, x := range v.externals {
-			a := x.address
-			a.InUse = control.PortsInUse{TCP: x.inUse(0), UDP: x.inUse(1), ICMP: x.inUse(2)}
-			s.Masquerade.Addresses = append(s.Masquerade.Addresses, a)
-		}
+		s.Masquerade.Addresses = externalStatus(&v)
+		s.PortSearch, _ = d.portSearch()
 		d.tableStatus(&s)
 		s.StateFile = d.plane.state.status()
 		s.Process = processStatus()

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"sluice/internal/verdict"
+	"sluice/nat"
 )
 
 // PortCounters count what a worker received and sent on one port. Bytes are
@@ -37,10 +38,12 @@ type Counters struct {
 	ErrorsLimited uint64             // those not sent for the limit's sake
 	Fragmented    uint64             // packets that left in fragments
 	Fragments     uint64             // the fragments that they became
+
+	PortSearch nat.AllocatorCounters // as of the last publication
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 9 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 13 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -69,7 +72,8 @@ func (p *published) store(c *Counters) {
 	for _, v := range c.Errors {
 		put(v)
 	}
-	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments} {
+	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
+		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted} {
 		put(v)
 	}
 }
@@ -91,8 +95,15 @@ func (p *published) load() (c Counters) {
 	for j := range c.Errors {
 		c.Errors[j] = get()
 	}
-	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments} {
+	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
+		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted} {
 		*v = get()
 	}
 	return c
+}
+
+// publish lets others see what was counted.
+func (w *Worker) publish() {
+	w.counters.PortSearch = w.alloc.Counters()
+	w.published.store(&w.counters)
 }

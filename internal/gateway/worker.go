@@ -128,7 +128,7 @@ func (w *Worker) begin(now conntrack.Tick) {
 	if now != w.now {
 		w.now = now
 		changed = true
-		w.published.store(&w.counters)
+		w.publish()
 	}
 	if changed && w.hold.n > 0 {
 		w.retryHeld()
@@ -174,7 +174,7 @@ func (w *Worker) end(seen int) {
 func (w *Worker) Idle(now conntrack.Tick, n int) {
 	w.begin(now)
 	w.flows.Sweep(n, now)
-	w.published.store(&w.counters)
+	w.publish()
 	w.end(0)
 }
 

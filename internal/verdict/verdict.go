@@ -59,6 +59,7 @@ const (
 	WouldLeakSource
 	TCPWithoutFlow
 	ExternalAddressMoved
+	FlowFlushed
 
 	// Routing and the way out.
 	NoRoute
@@ -130,6 +131,7 @@ var words = [Count]Words{
 	WouldLeakSource:      {"would-leak-source", "the packet would have left outside with an inside source that policy masquerades"},
 	TCPWithoutFlow:       {"tcp-without-flow", "a TCP segment that opens no connection and belongs to none that is known"},
 	ExternalAddressMoved: {"external-address-moved", "the flow's external address is gone, or is not that of the interface its route now leaves by"},
+	FlowFlushed:          {"flow-flushed", "an operator ended the flow: `sluice flows flush`"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},

@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"sluice/internal/control"
+	"sluice/internal/lab"
+)
+
+// TestFlowControlLab watches a running gateway's flows while there is traffic,
+// asks who holds a port, ends the flow, and sees that the next packet begins
+// another.
+func TestFlowControlLab(t *testing.T) {
+	lab.RequireRoot(t)
+	program := filepath.Join(t.TempDir(), "sluice")
+	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	l := newPuntLab(t, program)
+	const port = ":40000"
+	client, server := l.udp(l.Client1, lab.Client1Address+port), l.udp(l.Server1, lab.Server1Address+port)
+	outside := lab.GatewayOutside + port
+	only := control.Filter{Src: netip.MustParsePrefix(lab.Client1Address + "/32"), Proto: "udp"}
+
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	events := make(chan *control.FlowEvent, 100)
+	begun, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- l.client.WatchFlows(ctx, only, func() { close(begun) }, func(e *control.FlowEvent) error {
+			events <- e
+			return nil
+		})
+	}()
+	expect := func(event, reason string) *control.FlowEvent {
+		t.Helper()
+		select {
+		case e := <-events:
+			if e.Event != event || e.Reason != reason || e.Original.Sport != 40000 {
+				t.Fatalf("%+v, want %s %s", e, event, reason)
+			}
+			return e
+		case <-ctx.Done():
+			t.Fatalf("no event, want %s", event)
+		}
+		return nil
+	}
+	select {
+	case <-begun:
+	case <-ctx.Done():
+		t.Fatal("the watch does not begin")
+	}
+	l.arrives(client, lab.Server1Address+port, server, outside)
+	expect(control.EventNew, "")
+	l.arrives(server, outside, client, lab.Server1Address+port)
+	expect(control.EventUpdate, "")
+
+	h, err := l.client.Who(ctx, control.Endpoint{Address: netip.MustParseAddrPort(outside)})
+	if err != nil || len(h.Holders) != 1 || h.Holders[0].Inside.String() != lab.Client1Address+port || h.Holders[0].Flows != 1 {
+		t.Errorf("who: %+v, %v", h, err)
+	}
+	if _, err := l.client.Who(ctx, control.Endpoint{Address: netip.MustParseAddrPort("203.0.113.99:1")}); err == nil {
+		t.Error("an address that is not the gateway's is somebody's")
+	}
+	mappings := 0
+	if err := l.client.Mappings(ctx, control.MappingFilter{Inside: only.Src}, func(m *control.Mapping) error { mappings++; return nil }); err != nil || mappings != 1 {
+		t.Errorf("%d mappings, %v", mappings, err)
+	}
+	p, err := l.client.Pools(ctx, 5)
+	if err != nil || p.Inside != 1 || len(p.Sources) != 1 || p.Sources[0].Address.String() != lab.Client1Address || p.Mappings.Used != 1 {
+		t.Errorf("pools: %+v, %v", p, err)
+	}
+	l.await("the count of kept ports", func() bool {
+		p, err := l.client.Pools(ctx, 0)
+		return err == nil && p.Ports.Kept == 1
+	})
+
+	if f, err := l.client.FlushFlows(ctx, only, false); err != nil || f.Flushed != 1 {
+		t.Fatalf("flush: %+v, %v", f, err)
+	}
+	if e := expect(control.EventDestroy, "flow-flushed"); e.Packets != (control.Pair{Original: 1, Reply: 1}) {
+		t.Errorf("counted %+v", e.Packets)
+	}
+	l.arrives(client, lab.Server1Address+port, server, "")
+	expect(control.EventNew, "")
+	stop()
+	if err := <-ended; err == nil {
+		t.Error("the watch ended by itself")
+	}
+}
