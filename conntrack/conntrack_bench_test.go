@@ -29,7 +29,7 @@ func huge(b *testing.B, n int) []byte {
 }
 
 func benchTable(b *testing.B, capacity int) *Table {
-	cfg := Config{MaxFlows: capacity, Workers: 1, Timeouts: DefaultTimeouts(), Seed: [2]uint64{rand.Uint64(), rand.Uint64()}}
+	cfg := Config{MaxFlows: capacity, Workers: 1, Timeouts: restless(), Seed: [2]uint64{rand.Uint64(), rand.Uint64()}}
 	table, err := New(huge(b, Size(cfg)), cfg)
 	if err != nil {
 		b.Fatal(err)

@@ -17,8 +17,9 @@ type NewFlow struct {
 	Mapping *Mapping
 
 	Kind            Kind
-	InPort, OutPort uint8 // on which original, reply packets arrive
-	TCPFlags        uint8 // of the packet
+	InPort, OutPort uint8     // on which original, reply packets arrive
+	First           Direction // of the packet that begins it
+	TCPFlags        uint8     // of that packet
 	Service         uint16
 	Backend         uint32
 }
@@ -26,13 +27,28 @@ type NewFlow struct {
 // Create makes a flow, or finds the one that there is: existed then says so, and
 // dir which of its directions nf.Original is. Of several workers that create the
 // same flow at the same moment one does, and all get the same. Where r is not
-// None nothing has changed: FlowTableFull, or ReplyTupleTaken if another flow
-// already waits for nf.Reply. A full table ends nothing to make room (RFC 6888
+// None nothing has changed: FlowTableFull, SourceLimit, or ReplyTupleTaken if
+// another flow already waits for nf.Reply. A full table ends nothing to make room (RFC 6888
 // REQ-11D).
 //
 // The first packet is not counted; Touch it like any other.
 func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
 	w.now = now
+	if !w.table.admit(nf.Mapping) {
+		if f, dir = w.Find(nf.Original, now); f != nil {
+			return f, dir, true, verdict.None
+		}
+		return nil, 0, false, verdict.SourceLimit
+	}
+	f, dir, existed, r = w.create(nf, now)
+	if nf.Mapping != nil && (existed || r != verdict.None) {
+		nf.Mapping.end(w.table)
+	}
+	return f, dir, existed, r
+}
+
+// create is Create once the flow is counted to its source.
+func (w *Worker) create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
 	for {
 		id := w.flows.take()
 		if id == 0 {
@@ -50,7 +66,7 @@ func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed 
 		}
 		other, out = w.attachReply(id, nf)
 		if out == inserted && w.publish(id) {
-			return &w.table.flows[id], Original, false, verdict.None
+			return &w.table.flows[id], nf.First, false, verdict.None
 		}
 		aborted := w.withdraw(id)
 		switch {
@@ -94,7 +110,7 @@ func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
 	f.packets, f.bytes = [2]uint64{}, [2]uint64{}
 	f.window, f.maxWin = [2]window{}, [2]uint16{}
 	storeTick(&f.seen, now)
-	f.status.Store(uint32(phaseBuilding | initial(nf.Original.Proto, nf.TCPFlags)))
+	f.status.Store(uint32(phaseBuilding | initial(nf.Original.Proto, nf.First, nf.TCPFlags)))
 }
 
 // attachOriginal inserts the original entry of flow id. Where another flow has
@@ -180,15 +196,12 @@ func (w *Worker) publish(id uint32) bool {
 	s := status(f.status.Load())
 	m := &w.table.mappings[f.mapping]
 	if f.mapping != 0 {
-		m.begin(w.table, w.now) // before anybody can end it
+		m.lastOut.Store(uint32(w.now))
 	}
 	w.table.peers.count(f, 1)
 	// Nobody else changes the status of a flow that is not live, except to
 	// abort it.
 	if s.phase() != phaseBuilding || !f.status.CompareAndSwap(uint32(s), uint32(s.withPhase(phaseLive))) {
-		if f.mapping != 0 {
-			m.end(w.table)
-		}
 		w.table.peers.count(f, ^uint32(0))
 		return false
 	}
@@ -265,9 +278,11 @@ func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 	w.detach(id)
 	w.note(EventEnd, f, s.state(), StateNone, why)
 	t.peers.count(f, ^uint32(0))
-	if m := f.mapping; m != 0 {
-		t.mappings[m].end(t)
-		w.Release(&t.mappings[m])
+	if f.mapping != 0 {
+		m := &t.mappings[f.mapping]
+		m.end(t)
+		m.hush(w.restUntil(m.proto, s.state(), why))
+		w.Release(m)
 	}
 	w.flows.bury(id, t.epoch.Load())
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sync"
 	"sync/atomic"
 )
 
@@ -26,18 +27,36 @@ const (
 // the id is: were the id cleared first, another worker could claim the port and
 // set the bit, and we would clear that one's.
 //
+// A port whose mapping has ended may rest: its word then says for whom and until
+// when, see rest.go, and its bit stays.
+//
 // An External outlives its place in the table: it is removed while mappings use
 // it, and stays theirs until the last has ended.
 type External struct {
 	addr     uint32
 	at       atomic.Uint32 // place in externals.list
 	gone     atomic.Bool
-	claimed  atomic.Int32 // ports
-	held     []uint64     // shared with the kernel where it is a map's memory
+	mapped   [portSpaces]atomic.Int32 // ports that mappings hold
+	resting  [portSpaces]atomic.Int32
+	refused  [portSpaces]atomic.Uint64 // new mappings, for want of a port
+	held     []uint64                  // shared with the kernel where it is a map's memory
 	reserved [portSpaces][portWords]atomic.Uint64
 	static   [portSpaces][portWords]atomic.Uint64 // see SetStatic
 	ports    [portSpaces][1 << 16]atomic.Uint32
+
+	control  sync.Mutex // guards reserves
+	reserves [reservers][portSpaces]*[portWords]uint64
 }
+
+// Reserver is who keeps ports from being given out. Each has a set of its own.
+type Reserver uint8
+
+// The reservers.
+const (
+	ByHost    Reserver = iota // sockets of the gateway's own host
+	ByService                 // services that are balanced
+	reservers
+)
 
 // NewExternal makes an external address without mappings. held are HeldWords
 // zero words that mirror what is claimed, for example a memory-mapped BPF map;
@@ -55,29 +74,60 @@ func (x *External) Address() uint32 { return x.addr }
 // Gone reports whether the address was removed. Nothing new is mapped to it.
 func (x *External) Gone() bool { return x.gone.Load() }
 
-// Claimed is how many ports are held.
-func (x *External) Claimed() int { return int(x.claimed.Load()) }
+// Claimed is how many ports are mapped or rest.
+func (x *External) Claimed() (n int) {
+	for space := range portSpaces {
+		n += int(x.mapped[space].Load() + x.resting[space].Load())
+	}
+	return n
+}
 
-// Reserve sets the ports of proto that must never be given out, since the host
-// itself uses them. Mappings that hold one already keep it.
-func (x *External) Reserve(proto uint8, ports *[portWords]uint64) {
+// Reserve sets the ports of proto that must never be given out, as far as `by` is
+// concerned: what is reserved is what any of them reserves. A bit is a port. nil
+// is none. Mappings that hold one already keep it (RFC 4787 REQ-11). It is for
+// the control plane.
+func (x *External) Reserve(by Reserver, proto uint8, ports *[portWords]uint64) {
 	space, ok := portSpace(proto)
-	if !ok {
+	if !ok || by >= reservers {
 		return
 	}
-	for i, word := range ports {
-		x.reserved[space][i].Store(word)
+	x.control.Lock()
+	defer x.control.Unlock()
+	x.reserves[by][space] = nil
+	if ports != nil {
+		own := *ports
+		x.reserves[by][space] = &own
+	}
+	for i := range portWords {
+		var union uint64
+		for by := range x.reserves {
+			if set := x.reserves[by][space]; set != nil {
+				union |= set[i]
+			}
+		}
+		x.reserved[space][i].Store(union)
 	}
 }
 
 // Holds reports whether a mapping holds the port.
 func (x *External) Holds(proto uint8, port uint16) bool {
 	space, ok := portSpace(proto)
+	if !ok {
+		return false
+	}
+	word := x.ports[space][port].Load()
+	return word != 0 && word&restBit == 0
+}
+
+// Held reports whether a mapping holds the port or held it until a while ago:
+// what the steering program sees.
+func (x *External) Held(proto uint8, port uint16) bool {
+	space, ok := portSpace(proto)
 	return ok && x.ports[space][port].Load() != 0
 }
 
 // NextFree returns the first port from `from` on that is neither held nor
-// reserved, continuing at lo after hi. It looks at every port of [lo, hi] before
+// reserved and does not rest, continuing at lo after hi. It looks at every port of [lo, hi] before
 // it gives up (RFC 6888 REQ-13). A from outside means lo. Another worker may claim the port
 // before the caller does.
 func (x *External) NextFree(proto uint8, from, lo, hi uint16) (port uint16, ok bool) {
@@ -111,26 +161,35 @@ func (x *External) firstFree(space int, lo, hi uint16) (uint16, bool) {
 	return 0, false
 }
 
-// claim takes a port for mapping id.
+// claim takes a free port for mapping id.
 func (x *External) claim(space int, port uint16, id uint32) bool {
-	if (x.reserved[space][port/64].Load()|x.static[space][port/64].Load())&(1<<(port%64)) != 0 || !x.ports[space][port].CompareAndSwap(0, id) {
+	if x.barred(space, port) || !x.ports[space][port].CompareAndSwap(0, id) {
 		return false
 	}
 	x.take(space, port)
 	return true
 }
 
+// barred reports whether the port is not to be given out to mappings.
+func (x *External) barred(space int, port uint16) bool {
+	return (x.reserved[space][port/64].Load()|x.static[space][port/64].Load())&(1<<(port%64)) != 0
+}
+
 // take counts a claimed port, and sets its bit.
 func (x *External) take(space int, port uint16) {
-	x.claimed.Add(1)
+	x.mapped[space].Add(1)
+	x.setHeld(space, port)
+}
+
+func (x *External) setHeld(space int, port uint16) {
 	atomic.OrUint64(&x.held[space*portWords+int(port/64)], 1<<(port%64))
 }
 
-// free gives up a port of mapping id.
+// free gives up a port of mapping id at once.
 func (x *External) free(space int, port uint16, id uint32) {
 	x.unhold(space, port)
 	x.ports[space][port].CompareAndSwap(id, 0)
-	x.claimed.Add(-1)
+	x.mapped[space].Add(-1)
 }
 
 // SetStatic sets the ports of proto that static forwards have: they are held

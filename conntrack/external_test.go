@@ -43,7 +43,7 @@ func TestNextFree(t *testing.T) {
 		for i := range words {
 			words[i] = word(reserved, i)
 		}
-		x.Reserve(packet.ProtoTCP, &words)
+		x.Reserve(ByHost, packet.ProtoTCP, &words)
 		lo := base + uint16(rapid.IntRange(0, int(size)-1).Draw(t, "lo"))
 		hi := lo + uint16(rapid.IntRange(0, int(base+size-1-lo)).Draw(t, "hi"))
 		from := base + uint16(rapid.IntRange(0, int(size)-1).Draw(t, "from"))
@@ -105,7 +105,7 @@ func TestReserve(t *testing.T) {
 	m, _, _, _ := w.NewMapping(packet.ProtoTCP, client, 80, x, 80, nil, 1)
 	var ports [portWords]uint64
 	ports[1] = 1<<(80-64) | 1<<(81-64)
-	x.Reserve(packet.ProtoTCP, &ports)
+	x.Reserve(ByHost, packet.ProtoTCP, &ports)
 	if got := w.MappingAt(x, packet.ProtoTCP, 80); got != m {
 		t.Error("a mapping lost its port to the host")
 	}

@@ -99,7 +99,7 @@ func (t *Table) holds(word uint64, k key) bool {
 	case kindOriginal, kindReply:
 		return t.flows[id].tuple[slotDirection(word)].key() == k
 	case kindMapping:
-		return t.mappings[id].key() == k
+		return t.mappings[id].has(k)
 	default:
 		return t.sources[id].key() == k
 	}

@@ -59,6 +59,8 @@ const (
 	domainFlow uint64 = iota << 56
 	domainMapping
 	domainSource
+	domainTowards // a mapping towards one address
+	domainPeer    // a mapping by its external endpoint and a peer's address
 )
 
 // words views a tuple as two words, which compare and hash as fast as 16 bytes

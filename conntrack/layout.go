@@ -37,7 +37,8 @@ func layoutHash() uint32 {
 		unsafe.Offsetof(f.packets), unsafe.Offsetof(f.bytes), unsafe.Offsetof(f.window), unsafe.Offsetof(f.maxWin),
 		unsafe.Offsetof(m.inside), unsafe.Offsetof(m.external), unsafe.Offsetof(m.insidePort), unsafe.Offsetof(m.externalPort),
 		unsafe.Offsetof(m.zone), unsafe.Offsetof(m.proto), unsafe.Offsetof(m.service), unsafe.Offsetof(m.source), unsafe.Offsetof(m.created),
-		unsafe.Offsetof(m.refs), unsafe.Offsetof(s.addr), unsafe.Offsetof(s.refs), unsafe.Offsetof(s.flows),
+		unsafe.Offsetof(m.refs), unsafe.Offsetof(m.quiet), unsafe.Offsetof(m.peer), unsafe.Offsetof(m.owner), unsafe.Offsetof(m.scope), unsafe.Offsetof(m.listed),
+		unsafe.Offsetof(s.addr), unsafe.Offsetof(s.refs), unsafe.Offsetof(s.flows),
 		uintptr(phaseLive), uintptr(States),
 	} {
 		h = mix(h^uint64(v), prime0)

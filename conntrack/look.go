@@ -30,8 +30,20 @@ func (w *Worker) FindSource(addr uint32) *Source {
 }
 
 // Reserved reports whether the port is kept from being given out, since a socket
-// of the host uses it.
+// of the host uses it, or a service.
 func (x *External) Reserved(proto uint8, port uint16) bool {
 	space, ok := portSpace(proto)
 	return ok && x.reserved[space][port/64].Load()&(1<<(port%64)) != 0
+}
+
+// ReservedBy reports whether `by` reserves the port. It is for the control plane.
+func (x *External) ReservedBy(by Reserver, proto uint8, port uint16) bool {
+	space, ok := portSpace(proto)
+	if !ok || by >= reservers {
+		return false
+	}
+	x.control.Lock()
+	defer x.control.Unlock()
+	set := x.reserves[by][space]
+	return set != nil && set[port/64]&(1<<(port%64)) != 0
 }

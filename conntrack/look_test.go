@@ -65,7 +65,7 @@ func TestReserved(t *testing.T) {
 	x := NewExternal(1, nil)
 	var ports [portWords]uint64
 	ports[5000/64] = 1 << (5000 % 64)
-	x.Reserve(packet.ProtoTCP, &ports)
+	x.Reserve(ByHost, packet.ProtoTCP, &ports)
 	if !x.Reserved(packet.ProtoTCP, 5000) || x.Reserved(packet.ProtoTCP, 5001) || x.Reserved(packet.ProtoUDP, 5000) || x.Reserved(47, 5000) {
 		t.Error("not what was reserved")
 	}

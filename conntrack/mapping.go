@@ -20,13 +20,18 @@ type Mapping struct {
 	created                  Tick
 	generation               uint32
 	proto                    uint8
-	_                        uint8
+	scope                    Scope
 	service                  uint16 // whose clients it is of, 0 = masqueraded
 
 	refs    atomic.Uint32 // 0 = ended: cannot be joined any more
 	lastOut atomic.Uint32 // Tick of the last flow that began
 	link    atomic.Uint32
-	_       [20]byte
+	quiet   atomic.Uint32 // Tick until which its port is to rest, 0 = not at all
+	whole   atomic.Uint32 // 1 once all its entries are in: see PeerAt, MappingAt
+	peer    uint32        // address that scope and listed speak of
+	owner   uint32        // id of the mapping whose port it uses, 0 = it has its own
+	listed  uint8         // 1: PeerAt finds it by peer
+	_       [3]byte
 }
 
 // Inside is the mapping's inside address and port.
@@ -37,10 +42,6 @@ func (m *Mapping) External() (addr uint32, port uint16) { return m.external, m.e
 
 // Proto is the IP protocol that is mapped.
 func (m *Mapping) Proto() uint8 { return m.proto }
-
-func (m *Mapping) key() key {
-	return mappingKey(m.proto, m.inside, m.insidePort, m.zone, m.external).of(m.service)
-}
 
 // join takes a reference, unless the mapping has ended.
 func join(refs *atomic.Uint32) bool {
@@ -55,14 +56,7 @@ func join(refs *atomic.Uint32) bool {
 	}
 }
 
-// begin and end count a flow to the mapping's source.
-func (m *Mapping) begin(t *Table, now Tick) {
-	m.lastOut.Store(uint32(now))
-	if m.source != 0 {
-		t.sources[m.source].flows.Add(1)
-	}
-}
-
+// end takes a flow off the mapping's source, which Create counted to it.
 func (m *Mapping) end(t *Table) {
 	if m.source != 0 {
 		t.sources[m.source].flows.Add(^uint32(0))
@@ -113,11 +107,16 @@ func (w *Worker) NewMapping(proto uint8, inside uint32, port uint16, x *External
 }
 
 func (w *Worker) newMapping(service uint16, proto uint8, inside uint32, port uint16, x *External, extPort uint16, src *Source, now Tick) (m *Mapping, existed, portTaken bool, r verdict.Reason) {
-	space, ok := portSpace(proto)
+	return w.Claim(&Claim{Proto: proto, Inside: inside, InsidePort: port, External: x, Port: extPort, Source: src, service: service}, now)
+}
+
+// Claim makes a mapping; see NewMapping, which it is with all there is to say.
+func (w *Worker) Claim(c *Claim, now Tick) (m *Mapping, existed, portTaken bool, r verdict.Reason) {
+	space, ok := portSpace(c.Proto)
 	switch {
 	case !ok:
 		return nil, false, false, verdict.ProtocolUnsupported
-	case x.Gone():
+	case c.External.Gone():
 		return nil, false, false, verdict.NoExternalAddress
 	}
 	id := w.mappings.take()
@@ -125,37 +124,86 @@ func (w *Worker) newMapping(service uint16, proto uint8, inside uint32, port uin
 		return nil, false, false, verdict.MappingTableFull
 	}
 	m = &w.table.mappings[id]
-	m.inside, m.insidePort = inside, port
-	m.external, m.externalPort, m.at = x.addr, extPort, uint16(x.at.Load())
-	m.proto, m.zone, m.service = proto, 0, service
-	m.source = 0
-	if src != nil {
-		m.source = idOf(w.table.sources, src)
-	}
-	m.created = now
-	m.generation++
-	m.refs.Store(1)
-	m.lastOut.Store(uint32(now))
-	if !x.claim(space, extPort, id) {
+	w.table.fillMapping(m, c, now)
+	if !w.hold(m, c, space, id, now) {
 		m.refs.Store(0)
 		w.mappings.untake(id)
 		return nil, false, true, verdict.None
 	}
-	if other, r := w.enter(m, id); other != nil || r != verdict.None {
+	if other, taken, r := w.enter(m, id); other != nil || taken || r != verdict.None {
 		m.refs.Store(0)
-		x.free(space, extPort, id)
+		w.letGo(m, id)
 		w.mappings.bury(id, w.table.epoch.Load())
-		return other, other != nil, false, r
+		return other, other != nil, taken, r
+	}
+	m.whole.Store(1)
+	if m.source != 0 {
+		m.countPort(&w.table.sources[m.source])
 	}
 	add(&w.mappingCount, 1)
 	return m, false, false, verdict.None
 }
 
-// enter inserts the entry of a mapping whose port is claimed. It returns the
-// mapping that the endpoint has already, with a reference, if there is one.
-func (w *Worker) enter(m *Mapping, id uint32) (*Mapping, verdict.Reason) {
+// fillMapping writes a free record.
+func (t *Table) fillMapping(m *Mapping, c *Claim, now Tick) {
+	m.inside, m.insidePort = c.Inside, c.InsidePort
+	m.external, m.externalPort, m.at = c.External.addr, c.Port, uint16(c.External.at.Load())
+	m.proto, m.zone, m.service = c.Proto, 0, c.service
+	m.scope, m.peer, m.owner, m.listed = c.Scope, c.Peer, 0, 0
+	if c.Listed {
+		m.listed = 1
+	}
+	m.source = 0
+	if c.Source != nil {
+		m.source = idOf(t.sources, c.Source)
+	}
+	m.created = now
+	m.generation++
+	m.whole.Store(0)
+	m.quiet.Store(0)
+	m.refs.Store(1)
+	m.lastOut.Store(uint32(now))
+}
+
+// hold claims the mapping's port, or a share in the one it is to use.
+func (w *Worker) hold(m *Mapping, c *Claim, space int, id uint32, now Tick) bool {
+	if c.On != nil {
+		// While it has not ended it holds its port, and now it cannot.
+		if !join(&c.On.refs) {
+			return false
+		}
+		m.owner = idOf(w.table.mappings, c.On)
+		return true
+	}
+	x := c.External
+	return x.claim(space, c.Port, id) || x.reclaim(space, c.Port, id, w.table.restTag(c.Proto, c.Inside, c.InsidePort), now, c.Early)
+}
+
+// enter inserts the entries of a mapping that has its port. It returns the
+// mapping that the endpoint has already, with a reference, if there is one; taken
+// says that another endpoint shares the port towards the same peer.
+func (w *Worker) enter(m *Mapping, id uint32) (other *Mapping, taken bool, r verdict.Reason) {
 	t := w.table
-	k := m.key()
+	if m.listed != 0 {
+		k := m.peerKey()
+		if other, r := w.enterKey(k, id); other != nil || r != verdict.None {
+			return m.adoptable(w, other), true, r
+		}
+	}
+	if !m.found() {
+		return nil, false, verdict.None
+	}
+	if other, r = w.enterKey(m.key(), id); (other != nil || r != verdict.None) && m.listed != 0 {
+		h := t.seed.hash(m.peerKey())
+		t.remove(h, tag(h)|slotLive|kindMapping|uint64(id))
+	}
+	return other, false, r
+}
+
+// enterKey inserts one entry of mapping id, or returns the live mapping that has
+// the key, with a reference.
+func (w *Worker) enterKey(k key, id uint32) (*Mapping, verdict.Reason) {
+	t := w.table
 	h := t.seed.hash(k)
 	for {
 		word, out := t.insert(k, h, tag(h)|kindMapping|uint64(id))
@@ -172,39 +220,73 @@ func (w *Worker) enter(m *Mapping, id uint32) (*Mapping, verdict.Reason) {
 	}
 }
 
-// Release gives back a reference. With the last one the mapping ends and its
-// port is free, at once (RFC 7857 11).
+// letGo gives up the port of a mapping that has ended, or its share in one.
+func (w *Worker) letGo(m *Mapping, id uint32) {
+	t := w.table
+	quiet := m.quiet.Load()
+	if m.owner != 0 {
+		owner := &t.mappings[m.owner]
+		owner.hush(Tick(quiet))
+		w.Release(owner)
+		return
+	}
+	space, _ := portSpace(m.proto)
+	x := t.externals.Load().list[m.at]
+	if quiet != 0 && int32(quiet-uint32(w.now)) > 0 && !x.Gone() {
+		x.lull(space, m.externalPort, id, restWord(t.restTag(m.proto, m.inside, m.insidePort), Tick(quiet)))
+		return
+	}
+	x.free(space, m.externalPort, id)
+}
+
+// Release gives back a reference. With the last one the mapping ends (RFC 7857
+// 11). Its port is free then if no flow ever used it; otherwise it rests.
 func (w *Worker) Release(m *Mapping) {
 	if m.refs.Add(^uint32(0)) != 0 {
 		return
 	}
 	t := w.table
 	id := idOf(t.mappings, m)
-	k := m.key()
-	h := t.seed.hash(k)
-	t.remove(h, tag(h)|slotLive|kindMapping|uint64(id))
-	space, _ := portSpace(m.proto)
-	t.externals.Load().list[m.at].free(space, m.externalPort, id)
+	if m.listed != 0 {
+		h := t.seed.hash(m.peerKey())
+		t.remove(h, tag(h)|slotLive|kindMapping|uint64(id))
+	}
+	if m.found() {
+		h := t.seed.hash(m.key())
+		t.remove(h, tag(h)|slotLive|kindMapping|uint64(id))
+	}
+	w.letGo(m, id)
 	if m.source != 0 {
+		if m.scope != ScopePeer {
+			t.sources[m.source].ports.Add(^uint32(0))
+		}
 		w.ReleaseSource(&t.sources[m.source])
 	}
 	add(&w.mappingCount, -1)
 	w.mappings.bury(id, t.epoch.Load())
 }
 
+// hush has the mapping's port rest until then, at least. Plain: of two that end
+// flows at once one may be lost, and both are now.
+func (m *Mapping) hush(until Tick) {
+	if until != 0 && (m.quiet.Load() == 0 || int32(uint32(until)-m.quiet.Load()) > 0) {
+		m.quiet.Store(uint32(until))
+	}
+}
+
 // MappingAt returns the mapping that holds a port of x, or nil. It takes no
-// reference.
+// reference. Where others share the port, it is the one that had it first.
 func (w *Worker) MappingAt(x *External, proto uint8, port uint16) *Mapping {
 	space, ok := portSpace(proto)
 	if !ok {
 		return nil
 	}
 	id := x.ports[space][port].Load()
-	if id == 0 {
+	if id == 0 || id&restBit != 0 {
 		return nil
 	}
 	m := &w.table.mappings[id]
-	if m.refs.Load() == 0 {
+	if m.refs.Load() == 0 || m.whole.Load() == 0 {
 		return nil
 	}
 	return m

@@ -299,7 +299,7 @@ func TestModel(t *testing.T) {
 }
 
 func checkModel(t *rapid.T) {
-	cfg := Config{MaxFlows: modelCapacity, Workers: 3, Timeouts: DefaultTimeouts(), Seed: [2]uint64{rapid.Uint64().Draw(t, "seed"), 1}}
+	cfg := Config{MaxFlows: modelCapacity, Workers: 3, Timeouts: restless(), Seed: [2]uint64{rapid.Uint64().Draw(t, "seed"), 1}}
 	table, err := New(aligned(Size(cfg)), cfg)
 	if err != nil {
 		t.Fatal(err)

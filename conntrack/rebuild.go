@@ -25,8 +25,9 @@ type Remains struct {
 	now      Tick
 	limits   *limits
 	ports    [maxPorts]bool // those that still number the same interface
-	flows    freeList
-	orphans  []uint32 // mappings whose source record is another's
+	orphans  []uint32       // mappings whose source record is another's
+	sharers  []uint32       // flows whose mapping shares another's port: they come last
+	owners   bool           // all others are in
 	latest   *External
 	batch    [Burst]pending
 	nBatch   int
@@ -91,7 +92,12 @@ func (r *Remains) Rebuild(now Tick) Report {
 		r.look(uint32(id))
 	}
 	r.insertBatch()
-	r.flows.into(t.flowPool)
+	r.owners = true
+	for _, id := range r.sharers {
+		r.look(id)
+	}
+	r.insertBatch()
+	r.freeFlows()
 	r.freeMappings()
 	r.freeSources()
 	r.mendSources()
@@ -107,7 +113,6 @@ func (r *Remains) begin(now Tick) {
 	t := r.table
 	r.now, r.limits = now, t.limits.Load()
 	r.counting = t.workers[len(t.workers)-1]
-	r.flows = freeList{link: t.flowPool.link}
 	atomic.StoreUint64(&t.header.clean, 0)
 	atomic.AddUint64(&t.header.generation, 1)
 	clear(asBytes(t.buckets))
@@ -123,6 +128,7 @@ func (r *Remains) begin(now Tick) {
 	for i := range t.sources {
 		t.sources[i].refs.Store(0)
 		t.sources[i].flows.Store(0)
+		t.sources[i].ports.Store(0)
 	}
 }
 
@@ -147,6 +153,10 @@ func (r *Remains) look(id uint32) {
 	}
 	if why != stays {
 		r.lose(id, why)
+		return
+	}
+	if p.x != nil && !r.owners && t.mappings[f.mapping].shares(f) {
+		r.sharers = append(r.sharers, id)
 		return
 	}
 	p.id, p.original, p.back = id, t.seed.hash(f.tuple[Original].key()), t.seed.hash(f.tuple[Reply].key())
@@ -190,7 +200,7 @@ func (f *Flow) plausible(now Tick) bool {
 
 // of reports whether flows of a protocol can be in state s.
 func (s State) of(proto uint8) bool {
-	switch initial(proto, 0).state() {
+	switch initial(proto, Original, 0).state() {
 	case UDPUnreplied:
 		return s == UDPUnreplied || s == UDPReplied
 	case ICMPQuery:
@@ -275,7 +285,6 @@ func (r *Remains) keep(id uint32) {
 		storeTick(&f.seen, r.now)
 		r.report.Mended++
 	}
-	r.flows.used(id)
 	r.table.peers.count(f, 1)
 	add(&r.counting.states[f.State()], 1)
 	r.report.Adopted++
@@ -287,6 +296,18 @@ func (r *Remains) lose(id uint32, why Loss) {
 	r.report.Lost[why]++
 }
 
+// freeFlows makes the list of flow records that are free.
+func (r *Remains) freeFlows() {
+	t := r.table
+	free := freeList{link: t.flowPool.link}
+	for id := 1; id < len(t.flows); id++ {
+		if status(t.flows[id].status.Load()).phase() == phaseLive {
+			free.used(uint32(id))
+		}
+	}
+	free.into(t.flowPool)
+}
+
 // freeMappings makes the list of mappings that no flow uses.
 func (r *Remains) freeMappings() {
 	t := r.table
@@ -294,6 +315,8 @@ func (r *Remains) freeMappings() {
 	for id := 1; id < len(t.mappings); id++ {
 		if t.mappings[id].refs.Load() != 0 {
 			free.used(uint32(id))
+		} else {
+			r.restoreRest(&t.mappings[id])
 		}
 	}
 	free.into(t.mappingPool)

@@ -27,7 +27,7 @@ func (r *Remains) locate(f *Flow, p *pending) Loss {
 		}
 	}
 	p.x, p.port = r.latest, &r.latest.ports[space][a.DstPort]
-	p.mapped = t.seed.hash(f.mappingKey())
+	p.mapped = t.seed.hash(f.mappingKey()) // of most: see Scope
 	return stays
 }
 
@@ -71,31 +71,116 @@ func (f *Flow) mappingKey() key {
 	return mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, f.tuple[Reply].Dst).of(f.scope())
 }
 
+// shares reports whether the mapping, if it is what f's source is translated by,
+// shares the port of another.
+func (m *Mapping) shares(f *Flow) bool { return m.owner != 0 && m.translates(f) }
+
 // remap makes a mapping again for the first of its flows. What identifies it is
-// the flow's, whose seal vouches for it; the record keeps its history and its
-// source where it says the same.
+// the flow's, whose seal vouches for it; the record keeps its history, its scope
+// and its source where it says the same.
 func (r *Remains) remap(m *Mapping, f *Flow, p *pending) Loss {
-	o, a, id := &f.tuple[Original], &f.tuple[Reply], f.mapping
-	space, _ := portSpace(o.Proto)
-	if !p.x.restore(space, a.DstPort, id) {
-		return LostDuplicate
-	}
-	if why := r.enter(f.mappingKey(), p.mapped, kindMapping|uint64(id)); why != stays {
-		p.x.free(space, a.DstPort, id)
-		return why
-	}
+	a, id := &f.tuple[Reply], f.mapping
+	space, _ := portSpace(a.Proto)
 	m.service = f.scope() // numbered anew, like the flow's
-	if !m.translates(f) {
-		m.inside, m.insidePort, m.external, m.externalPort = o.Src, o.SrcPort, a.Dst, a.DstPort
-		m.proto, m.zone, m.source, m.created = o.Proto, o.Zone, 0, f.created
-		m.lastOut.Store(uint32(f.created))
-		r.report.Mended++
+	torn := !m.translates(f) || m.scope >= scopes || m.listed > 1 || m.service != 0 && m.scope != ScopeEndpoint
+	if torn {
+		m.mend(f)
 	}
 	m.at = uint16(p.x.at.Load())
+	if why := r.rehold(m, p, space, a.DstPort, id); why != stays {
+		return why
+	}
+	if m.listed != 0 {
+		k := m.peerKey()
+		if r.enter(k, r.table.seed.hash(k), kindMapping|uint64(id)) != stays {
+			m.listed = 0
+		}
+	}
+	if m.found() {
+		k := m.key()
+		if why := r.enter(k, r.table.seed.hash(k), kindMapping|uint64(id)); why != stays {
+			r.unhold(m, p, space, a.DstPort, id)
+			return why
+		}
+	}
+	m.quiet.Store(0)
+	m.whole.Store(1)
 	m.refs.Store(1)
 	r.restoreSource(m, id)
 	add(&r.counting.mappingCount, 1)
+	if torn {
+		r.report.Mended++
+	}
 	return stays
+}
+
+// mend makes the record say what the flow does.
+func (m *Mapping) mend(f *Flow) {
+	o, a := &f.tuple[Original], &f.tuple[Reply]
+	m.inside, m.insidePort, m.external, m.externalPort = o.Src, o.SrcPort, a.Dst, a.DstPort
+	m.proto, m.zone, m.source, m.created = o.Proto, o.Zone, 0, f.created
+	m.scope, m.owner, m.listed, m.peer = ScopeEndpoint, 0, 0, 0
+	m.lastOut.Store(uint32(f.created))
+}
+
+// rehold gives a mapping its port back, or its share in one. Where the owner of
+// the port had no flow left, the first of those that shared it has the port now;
+// and if all that was known of the owner is with whom it had flows, that one is
+// the owner again.
+func (r *Remains) rehold(m *Mapping, p *pending, space int, port uint16, id uint32) Loss {
+	t := r.table
+	shared := m.owner != 0
+	m.owner = 0
+	holder := p.port.Load()
+	if holder != 0 && shared {
+		owner := &t.mappings[holder]
+		if m.scope == ScopePeer && (owner.inside != m.inside || owner.insidePort != m.insidePort) {
+			m.scope = ScopeEndpoint
+		}
+		owner.refs.Add(1)
+		m.owner = holder
+		return stays
+	}
+	if m.scope == ScopePeer {
+		m.scope = ScopeEndpoint
+	}
+	if !p.x.restore(space, port, id) {
+		return LostDuplicate
+	}
+	return stays
+}
+
+// unhold takes rehold and the peer's entry back.
+func (r *Remains) unhold(m *Mapping, p *pending, space int, port uint16, id uint32) {
+	t := r.table
+	if m.listed != 0 {
+		h := t.seed.hash(m.peerKey())
+		t.remove(h, tag(h)|slotLive|kindMapping|uint64(id))
+	}
+	if m.owner != 0 {
+		t.mappings[m.owner].refs.Add(^uint32(0)) // not the last: a flow has one
+		return
+	}
+	p.x.free(space, port, id)
+}
+
+// restoreRest lets the port of an ended mapping rest on, as long as its record
+// tells of it: the next process must not give it away sooner than this one would
+// have.
+func (r *Remains) restoreRest(m *Mapping) {
+	t := r.table
+	quiet := m.quiet.Load()
+	left := int32(quiet - uint32(r.now))
+	space, ok := portSpace(m.proto)
+	if quiet == 0 || left <= 0 || left > int32(t.rest.Load()) || m.owner != 0 || !ok {
+		return
+	}
+	x := t.External(m.external)
+	if x == nil || !x.ports[space][m.externalPort].CompareAndSwap(0, restWord(t.restTag(m.proto, m.inside, m.insidePort), Tick(quiet))) {
+		return
+	}
+	x.resting[space].Add(1)
+	x.setHeld(space, m.externalPort)
 }
 
 // restoreSource makes the source of mapping id again. Where the record that the
@@ -111,6 +196,7 @@ func (r *Remains) restoreSource(m *Mapping, id uint32) {
 		s := &t.sources[m.source]
 		if s.addr == m.inside && s.zone == m.zone && (s.refs.Load() != 0 || r.revive(s, m.source)) {
 			s.refs.Add(1)
+			m.countPort(s)
 			if t.External(s.External()) == nil {
 				s.external.Store(m.external)
 			}
@@ -137,6 +223,12 @@ func (r *Remains) mendSources() {
 	t, w := r.table, r.counting
 	w.Online()
 	defer w.Offline()
+	sharing := map[uint32]uint32{} // by owner
+	for i := range t.mappings {
+		if m := &t.mappings[i]; len(r.orphans) > 0 && m.refs.Load() != 0 && m.owner != 0 {
+			sharing[m.owner]++
+		}
+	}
 	for _, id := range r.orphans {
 		m := &t.mappings[id]
 		if m.zone != 0 {
@@ -147,9 +239,17 @@ func (r *Remains) mendSources() {
 			continue // it does without: the source's counts are less by it
 		}
 		s.Pair(m.external)
-		s.flows.Add(m.refs.Load())
+		s.flows.Add(m.refs.Load() - sharing[id])
+		m.countPort(s)
 		m.source = idOf(t.sources, s)
 		r.report.Mended++
+	}
+}
+
+// countPort counts the mapping's port to its source.
+func (m *Mapping) countPort(s *Source) {
+	if m.scope != ScopePeer {
+		s.ports.Add(1)
 	}
 }
 

@@ -18,7 +18,7 @@ type Source struct {
 	refs     atomic.Uint32 // 0 = ended
 	flows    atomic.Uint32 // live flows by all its mappings
 	link     atomic.Uint32
-	_        [4]byte
+	ports    atomic.Uint32 // mappings that have a port, or a share in one
 }
 
 // Address is the inside address.
@@ -26,6 +26,9 @@ func (s *Source) Address() uint32 { return s.addr }
 
 // Flows is how many live flows are masqueraded for the source.
 func (s *Source) Flows() int { return int(s.flows.Load()) }
+
+// Ports is how many external ports the source's mappings use.
+func (s *Source) Ports() int { return int(s.ports.Load()) }
 
 // External is the external address that the source is paired with (RFC 4787
 // REQ-2), 0 while there is none.
@@ -60,6 +63,7 @@ func (w *Worker) Source(addr uint32) (*Source, verdict.Reason) {
 	s.generation++
 	s.external.Store(0)
 	s.flows.Store(0)
+	s.ports.Store(0)
 	s.refs.Store(1)
 	for {
 		word, out := t.insert(k, h, tag(h)|kindSource|uint64(id))

@@ -50,7 +50,7 @@ func (s State) String() string {
 //
 //	bits  0-3   State
 //	      4-5   phase
-//	      6-7   a SYN was seen from original, reply
+//	      6-7   a SYN was seen from original, reply; of UDP, any packet
 //	      8-9   the SYN of original, reply was acknowledged by the other side
 //	     10-11  a FIN was seen from original, reply
 //	     12     the direction of the later FIN
@@ -84,20 +84,20 @@ func (s status) phase() status                 { return s & phaseMask }
 func (s status) withPhase(phase status) status { return s&^phaseMask | phase }
 func (s status) withState(state State) status  { return s&^stateMask | status(state) }
 
-// initial is the status of a flow that begins with a packet of protocol proto
-// and, for TCP, flags. A TCP flow that begins in the middle is taken as if both
+// initial is the status of a flow that begins with a packet of protocol proto in
+// direction d and, for TCP, flags. A TCP flow that begins in the middle is taken as if both
 // SYNs had been seen: a packet each way makes it established, which is more
 // than a forger on one side can do.
-func initial(proto, flags uint8) status {
+func initial(proto uint8, d Direction, flags uint8) status {
 	switch proto {
 	case packet.ProtoTCP:
 		var s status
 		if flags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
 			s = bothSyn
 		}
-		return s.tcp(Original, flags)
+		return s.tcp(d, flags)
 	case packet.ProtoUDP:
-		return status(UDPUnreplied)
+		return status(UDPUnreplied) | synSeen<<uint(d&1)
 	case packet.ProtoICMP:
 		return status(ICMPQuery)
 	}
@@ -126,7 +126,11 @@ func (s status) next(proto uint8, d Direction, flags uint8) status {
 	case packet.ProtoTCP:
 		return s.tcp(d, flags)
 	case packet.ProtoUDP:
-		if d == Reply {
+		// Answered is what both sides have sent; who began does not matter.
+		if s.state() != UDPUnreplied {
+			return s
+		}
+		if s |= synSeen << uint(d&1); s&bothSyn == bothSyn {
 			return s.withState(UDPReplied)
 		}
 	}

@@ -60,7 +60,7 @@ func TestTCPStates(t *testing.T) {
 		for i, seg := range strings.Fields(c.segments) {
 			d, flags := flagsOf(t, seg)
 			if i == 0 {
-				s = initial(packet.ProtoTCP, flags) | phaseLive
+				s = initial(packet.ProtoTCP, Original, flags) | phaseLive
 			} else {
 				s = s.next(packet.ProtoTCP, d, flags)
 			}
@@ -92,7 +92,7 @@ func TestMovesIsNext(t *testing.T) {
 	}
 	for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoICMP, 47} {
 		for flags := range 64 {
-			visit(node{initial(proto, uint8(flags)) | phaseLive, proto})
+			visit(node{initial(proto, Original, uint8(flags)) | phaseLive, proto})
 		}
 	}
 	for len(open) > 0 {
@@ -125,7 +125,7 @@ func TestOtherProtocolStates(t *testing.T) {
 		{packet.ProtoICMP, ICMPQuery, ICMPQuery},
 		{47, OtherProtocol, OtherProtocol},
 	} {
-		s := initial(c.proto, 0)
+		s := initial(c.proto, Original, 0)
 		if s.state() != c.first {
 			t.Errorf("protocol %d begins %v", c.proto, s.state())
 		}

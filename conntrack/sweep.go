@@ -3,12 +3,13 @@ package conntrack
 import "sluice/internal/verdict"
 
 // Sweep looks at the next n records, at most all, and ends the flows among them
-// that have been silent for too long or whose external address is gone. It
-// returns how many it ended. The workers share the place where it goes on, so
+// that have been silent for too long or whose external address is gone; and at
+// some ports, whether their rest is over. It returns how many it ended. The workers share the place where it goes on, so
 // that the records are swept by whoever has the time.
 func (w *Worker) Sweep(n int, now Tick) int {
 	w.now = now
 	t := w.table
+	t.wakePorts(2+n/16, now)
 	// Records beyond were never used. Those that others have taken but not
 	// used yet are free, and passed over.
 	used := t.flowPool.fresh.Load()

@@ -18,7 +18,7 @@ func aligned(n int) []byte {
 
 func newTable(t testing.TB, flows, workers int) *Table {
 	t.Helper()
-	cfg := Config{MaxFlows: flows, Workers: workers, Timeouts: DefaultTimeouts(), Seed: [2]uint64{0x0123456789abcdef, 0xfedcba9876543210}}
+	cfg := Config{MaxFlows: flows, Workers: workers, Timeouts: restless(), Seed: [2]uint64{0x0123456789abcdef, 0xfedcba9876543210}}
 	table, err := New(aligned(Size(cfg)), cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ type Timeouts struct {
 	UDPUnreplied   Tick
 	ICMP           Tick
 	Other          Tick
+	PortRest       Tick // how long a port rests that the last flow has left
 }
 
 // DefaultTimeouts are the configuration's defaults.
@@ -27,6 +28,7 @@ func DefaultTimeouts() Timeouts {
 		UDPUnreplied:   2 * m,  // RFC 4787 REQ-5: not under 2 min
 		ICMP:           60 * s, // RFC 5508 REQ-2: not under 60 s
 		Other:          10 * m,
+		PortRest:       2 * m, // RFC 6888 REQ-8: 120 s
 	}
 }
 

@@ -19,15 +19,17 @@ func (t *Table) verify(held int) error {
 	v := &verification{
 		t: t, overflow: make([]uint32, len(t.buckets)),
 		refs: make([]uint32, len(t.mappings)), sourceRefs: make([]uint32, len(t.sources)), sourceFlows: make([]uint32, len(t.sources)),
+		sourcePorts: make([]uint32, len(t.sources)),
 	}
 	for kind, n := range [...]int{len(t.flows), len(t.flows), len(t.mappings), len(t.sources)} {
 		v.indexed[kind] = newBitmap(n)
 	}
+	v.listed = newBitmap(len(t.mappings))
 	v.index()
 	flows := v.flows()
-	mappings := v.mappings(held)
+	mappings, ports := v.mappings(held)
 	sources := v.sources()
-	v.externals(mappings.n)
+	v.externals(ports)
 	v.pool("flow", t.flowPool, flows, func(w *Worker) *stash { return &w.flows })
 	v.pool("mapping", t.mappingPool, mappings, func(w *Worker) *stash { return &w.mappings })
 	v.pool("source", t.sourcePool, sources, func(w *Worker) *stash { return &w.sources })
@@ -42,11 +44,12 @@ func (t *Table) verify(held int) error {
 type verification struct {
 	t        *Table
 	indexed  [4]bitmap // records that have an entry, by its kind
+	listed   bitmap    // mappings that have one by a peer's address
 	overflow []uint32  // of each bucket, by the entries that were found
 
-	refs                    []uint32 // flows of each mapping
-	sourceRefs, sourceFlows []uint32
-	faults                  []error
+	refs                                 []uint32 // flows of each mapping, and mappings that share its port
+	sourceRefs, sourceFlows, sourcePorts []uint32
+	faults                               []error
 }
 
 // maxFaults is how many faults are told: where there is one there are often
@@ -102,10 +105,15 @@ func (v *verification) entry(at uint32, word uint64) {
 		v.fault("bucket %d: entry %#x leads to nothing live", at, word)
 		return
 	}
-	if !v.indexed[kind].add(id) {
+	h, set := t.seed.hash(t.keyOf(word)), &v.indexed[kind]
+	if word&kindMask == kindMapping && t.mappings[id].listed != 0 {
+		if peer := t.seed.hash(t.mappings[id].peerKey()); tag(peer) == word>>tagShift<<tagShift {
+			h, set = peer, &v.listed
+		}
+	}
+	if !set.add(id) {
 		v.fault("bucket %d: entry %#x is there twice", at, word)
 	}
-	h := t.seed.hash(t.keyOf(word))
 	if tag(h) != word>>tagShift<<tagShift {
 		v.fault("bucket %d: entry %#x has another key's tag", at, word)
 	}
@@ -184,70 +192,100 @@ func (v *verification) flows() (live bitmap) {
 }
 
 // mappings checks the mapping records. held references are the caller's.
-func (v *verification) mappings(held int) (live bitmap) {
+func (v *verification) mappings(held int) (live bitmap, ports int) {
 	t := v.t
 	live = newBitmap(len(t.mappings))
-	list := t.externals.Load().list
+	for i := range t.mappings {
+		if m := &t.mappings[i]; m.refs.Load() != 0 && int(m.owner) < len(t.mappings) {
+			v.refs[m.owner]++
+		}
+	}
+	v.refs[0] = 0
 	surplus := 0
 	for i := range t.mappings[1:] {
 		m, id := &t.mappings[i+1], uint32(i+1)
 		refs := m.refs.Load()
 		surplus += int(refs) - int(v.refs[id])
 		if refs < v.refs[id] {
-			v.fault("mapping %d has %d references, and %d flows", id, refs, v.refs[id])
+			v.fault("mapping %d has %d references, and %d flows and sharers", id, refs, v.refs[id])
 		}
 		if refs == 0 {
 			continue
 		}
 		live.add(id)
-		if int(m.source) < len(t.sources) {
-			v.sourceRefs[m.source]++
-		} else {
-			v.fault("mapping %d has source %d of %d", id, m.source, len(t.sources)-1)
-		}
-		if !v.indexed[kindMapping>>kindShift].has(id) {
-			v.fault("mapping %d is not in the index", id)
-		}
-		space, ok := portSpace(m.proto)
-		if !ok || int(m.at) >= len(list) || list[m.at] == nil || list[m.at].addr != m.external {
-			v.fault("mapping %d is at no external address", id)
-		} else if got := list[m.at].ports[space][m.externalPort].Load(); got != id {
-			v.fault("mapping %d holds port %d, which is mapping %d's", id, m.externalPort, got)
+		v.mapping(m, id)
+		if m.owner == 0 {
+			ports++
 		}
 	}
 	if surplus != held {
 		v.fault("mappings have %d references more than flows, of which %d are known", surplus, held)
 	}
-	return live
+	return live, ports
+}
+
+// mapping checks one that is live.
+func (v *verification) mapping(m *Mapping, id uint32) {
+	t := v.t
+	if int(m.source) < len(t.sources) {
+		v.sourceRefs[m.source]++
+		if m.scope != ScopePeer {
+			v.sourcePorts[m.source]++
+		}
+	} else {
+		v.fault("mapping %d has source %d of %d", id, m.source, len(t.sources)-1)
+	}
+	if m.whole.Load() == 0 || m.scope >= scopes {
+		v.fault("mapping %d is half created, or of no scope: %d", id, m.scope)
+	}
+	if v.indexed[kindMapping>>kindShift].has(id) != m.found() || v.listed.has(id) != (m.listed != 0) {
+		v.fault("mapping %d of scope %d, listed: %v, has other entries in the index", id, m.scope, m.listed != 0)
+	}
+	holder := id
+	for owner, depth := m.owner, 0; owner != 0 && int(owner) < len(t.mappings) && depth < 4; depth++ {
+		if t.mappings[owner].refs.Load() == 0 {
+			v.fault("mapping %d shares the port of mapping %d, which has ended", id, owner)
+		}
+		holder, owner = owner, t.mappings[owner].owner
+	}
+	list := t.externals.Load().list
+	space, ok := portSpace(m.proto)
+	if !ok || int(m.at) >= len(list) || list[m.at] == nil || list[m.at].addr != m.external {
+		v.fault("mapping %d is at no external address", id)
+	} else if got := list[m.at].ports[space][m.externalPort].Load(); got != holder {
+		v.fault("mapping %d uses port %d of mapping %d, which mapping %d holds", id, m.externalPort, holder, got)
+	}
 }
 
 // externals checks the ports and their bits.
-func (v *verification) externals(mappings int) {
+func (v *verification) externals(held int) {
 	ports := 0
 	for _, x := range v.t.externals.Load().list {
 		if x == nil {
 			continue
 		}
-		claimed := 0
 		for space := range x.ports {
+			var mapped, resting int32
 			for port := range x.ports[space] {
 				bit := atomic.LoadUint64(&x.held[space*portWords+port/64])&(1<<(port%64)) != 0
 				static := x.static[space][port/64].Load()&(1<<(port%64)) != 0
-				id := x.ports[space][port].Load()
-				if (id != 0 || static) != bit {
-					v.fault("external address %#08x port %d: mapping %d, held %v", x.addr, port, id, bit)
-				} else if id != 0 {
-					claimed++
+				switch word := x.ports[space][port].Load(); {
+				case (word != 0 || static) != bit || word == waking:
+					v.fault("external address %#08x port %d: word %#x, held %v", x.addr, port, word, bit)
+				case word&restBit != 0:
+					resting++
+				case word != 0:
+					mapped++
 				}
 			}
+			if mapped != x.mapped[space].Load() || resting != x.resting[space].Load() {
+				v.fault("external address %#08x counts %d ports, %d resting; there are %d, %d", x.addr, x.mapped[space].Load(), x.resting[space].Load(), mapped, resting)
+			}
+			ports += int(mapped)
 		}
-		if claimed != x.Claimed() {
-			v.fault("external address %#08x counts %d ports, holds %d", x.addr, x.Claimed(), claimed)
-		}
-		ports += claimed
 	}
-	if ports != mappings {
-		v.fault("%d ports are held by %d mappings", ports, mappings)
+	if ports != held {
+		v.fault("%d ports are held by %d mappings", ports, held)
 	}
 }
 
@@ -256,9 +294,9 @@ func (v *verification) sources() (live bitmap) {
 	live = newBitmap(len(t.sources))
 	for i := range t.sources[1:] {
 		s, id := &t.sources[i+1], uint32(i+1)
-		if s.refs.Load() != v.sourceRefs[id] || s.refs.Load() != 0 && s.flows.Load() != v.sourceFlows[id] {
-			v.fault("source %d counts %d mappings, %d flows; it has %d, %d",
-				id, s.refs.Load(), s.flows.Load(), v.sourceRefs[id], v.sourceFlows[id])
+		if s.refs.Load() != v.sourceRefs[id] || s.refs.Load() != 0 && (s.flows.Load() != v.sourceFlows[id] || s.ports.Load() != v.sourcePorts[id]) {
+			v.fault("source %d counts %d mappings, %d ports, %d flows; it has %d, %d, %d",
+				id, s.refs.Load(), s.ports.Load(), s.flows.Load(), v.sourceRefs[id], v.sourcePorts[id], v.sourceFlows[id])
 		}
 		if s.refs.Load() == 0 {
 			continue

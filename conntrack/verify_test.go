@@ -38,13 +38,13 @@ func TestVerify(t *testing.T) {
 		{"reference too many", "1 references more", func(_ *left, _ *Flow, m *Mapping) { m.refs.Add(1) }},
 		{"reference too few", "references, and", func(_ *left, _ *Flow, m *Mapping) { m.refs.Store(1) }},
 		{"other translation", "otherwise than its mapping", func(_ *left, _ *Flow, m *Mapping) { m.insidePort++ }},
-		{"port of nobody", "which is mapping 0's", func(l *left, _ *Flow, m *Mapping) {
+		{"port of nobody", "which mapping 0 holds", func(l *left, _ *Flow, m *Mapping) {
 			l.table.External(external).ports[1][m.externalPort].Store(0)
 		}},
 		{"bit not set", "held false", func(l *left, _ *Flow, _ *Mapping) { clear(l.table.External(external).held) }},
 		{"bit too many", "held true", func(l *left, _ *Flow, _ *Mapping) { l.table.External(external).held[0] = 1 }},
-		{"ports miscounted", "counts 2 ports", func(l *left, _ *Flow, _ *Mapping) { l.table.External(external).claimed.Add(1) }},
-		{"source miscounted", "counts 1 mappings, 3 flows", func(l *left, _ *Flow, m *Mapping) { l.table.sources[m.source].flows.Add(1) }},
+		{"ports miscounted", "counts 2 ports", func(l *left, _ *Flow, _ *Mapping) { l.table.External(external).mapped[1].Add(1) }},
+		{"source miscounted", "counts 1 mappings, 1 ports, 3 flows", func(l *left, _ *Flow, m *Mapping) { l.table.sources[m.source].flows.Add(1) }},
 		{"flows miscounted", "counts are 3 flows", func(l *left, _ *Flow, _ *Mapping) { add(&l.w.states[UDPReplied], 1) }},
 		{"record lost", "are nowhere", func(l *left, _ *Flow, _ *Mapping) { l.w.flows.n-- }},
 		{"record free and live", "somewhere else", func(l *left, f *Flow, _ *Mapping) { l.w.flows.untake(l.table.ID(f)) }},

@@ -28,7 +28,11 @@ type Table struct {
 	epoch atomic.Uint64 // begins at 1
 	_     [cacheLine - 8]byte
 	swept atomic.Uint32 // Sweep's place, shared: the records are swept by whoever has time
-	_     [cacheLine - 4]byte
+	woken atomic.Uint32 // wakePorts', likewise
+	_     [cacheLine - 8]byte
+
+	rest        atomic.Uint32 // Timeouts.PortRest
+	sourceLimit atomic.Uint32 // see SetSourceLimit
 
 	control sync.Mutex // guards the control plane's worker and changes of externals
 }
@@ -36,7 +40,7 @@ type Table struct {
 // start makes everything that is not in the memory.
 func (t *Table) start(cfg *Config) {
 	t.nBuckets = uint32(len(t.buckets))
-	t.limits.Store(cfg.Timeouts.limits())
+	t.SetTimeouts(&cfg.Timeouts)
 	t.externals.Store(&externals{})
 	t.epoch.Store(1)
 	n := cfg.Workers + 1
@@ -52,7 +56,10 @@ func (t *Table) start(cfg *Config) {
 }
 
 // SetTimeouts changes the time-outs of all flows, those that exist too.
-func (t *Table) SetTimeouts(timeouts *Timeouts) { t.limits.Store(timeouts.limits()) }
+func (t *Table) SetTimeouts(timeouts *Timeouts) {
+	t.limits.Store(timeouts.limits())
+	t.rest.Store(uint32(timeouts.PortRest))
+}
 
 // ID is the id of a flow: with its generation, the flow's stable name.
 func (t *Table) ID(f *Flow) uint32 { return idOf(t.flows, f) }

@@ -115,7 +115,7 @@ func TestMapping(t *testing.T) {
 		b := newBench(t, 1, 1024)
 		var listening [1024]uint64
 		listening[5000/64] |= 1 << (5000 % 64)
-		b.external.Reserve(packet.ProtoTCP, &listening)
+		b.external.Reserve(conntrack.ByHost, packet.ProtoTCP, &listening)
 		if port := b.port(t, packet.ProtoTCP, alice, 5000); port == 5000 {
 			t.Error("mapped to the host's port")
 		}

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/automaxprocs/maxprocs"
 
+	"sluice/conntrack"
 	"sluice/internal/config"
 	"sluice/internal/control"
 	"sluice/internal/fib"
@@ -275,8 +276,8 @@ func (d *Daemon) reserveHostPorts() {
 	}
 	for addr, x := range d.externals {
 		at := ports.At(addr)
-		x.Reserve(packet.ProtoTCP, &at.TCP)
-		x.Reserve(packet.ProtoUDP, &at.UDP)
+		x.Reserve(conntrack.ByHost, packet.ProtoTCP, &at.TCP)
+		x.Reserve(conntrack.ByHost, packet.ProtoUDP, &at.UDP)
 	}
 }
 

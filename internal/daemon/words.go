@@ -43,6 +43,7 @@ func timeouts(t *config.Timeouts) *conntrack.Timeouts {
 		TCPEstablished: ticks(t.TCPEstablished), TCPTransitory: ticks(t.TCPTransitory), TCPSyn: ticks(t.TCPSyn),
 		TCPClose: ticks(t.TCPClose), TCPTimeWait: ticks(t.TCPTimeWait),
 		UDP: ticks(t.UDP), UDPUnreplied: ticks(t.UDPUnreplied), ICMP: ticks(t.ICMP), Other: ticks(t.Other),
+		PortRest: conntrack.DefaultTimeouts().PortRest,
 	}
 }
 

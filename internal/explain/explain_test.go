@@ -234,7 +234,7 @@ func TestLive(t *testing.T) {
 	g, _, x := live(t)
 	var ports [1024]uint64
 	ports[7000/64] = 1 << (7000 % 64)
-	x.Reserve(packet.ProtoUDP, &ports)
+	x.Reserve(conntrack.ByHost, packet.ProtoUDP, &ports)
 	for _, tc := range []struct{ question, verdict, stage, says string }{
 		{"udp 10.20.30.5:6000 1.1.1.1:53", "masquerade to 192.0.2.2:6000", "translation", "port 6000 is free and is kept"},
 		{"udp 10.20.30.5:6000 1.1.1.1:53", "masquerade to 192.0.2.2:6000", "translation", "the primary one of eth0, 192.0.2.2"},
@@ -296,7 +296,7 @@ func TestHostListens(t *testing.T) {
 	w.Offline()
 	var ports [1024]uint64
 	ports[8080/64] = 1 << (8080 % 64)
-	x.Reserve(packet.ProtoTCP, &ports)
+	x.Reserve(conntrack.ByHost, packet.ProtoTCP, &ports)
 	for question, want := range map[string]string{"tcp 1.1.1.1:443 192.0.2.2:8080": "forward", "tcp 1.1.1.1:444 192.0.2.2:8080": "pass to kernel"} {
 		if e, err := Explain(g, ask(t, question)); err != nil || e.Verdict != want {
 			t.Errorf("%s: %s, %v, want %s\n%s", question, e.Verdict, err, want, steps(&e))

@@ -23,10 +23,10 @@ func (a *account) steered() bool {
 			p.Kind = xdp.AddrShared
 		}
 		// An echo request has no port here: it is for the host.
-		p.Held = a.p.Proto != packet.ProtoICMP && x.Holds(a.p.Proto, a.p.DstPort)
+		p.Held = a.p.Proto != packet.ProtoICMP && x.Held(a.p.Proto, a.p.DstPort)
 		// A socket that listens takes what opens a connection, and leaves the
 		// answers to NAT's connections alone.
-		p.HostSocket = x.Reserved(a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && a.belongs())
+		p.HostSocket = x.ReservedBy(conntrack.ByHost, a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && a.belongs())
 	}
 	var longest netip.Prefix
 	for _, r := range a.Snapshot.Routes.Steer() {

@@ -252,6 +252,9 @@ func TestErrorAboutHeld(t *testing.T) {
 // not told about a packet that it did not send.
 func TestErrorAboutHeldOfAnother(t *testing.T) {
 	r := newRig(t)
+	restless := conntrack.DefaultTimeouts()
+	restless.PortRest = 0 // the other host is to get the port at once
+	r.table.SetTimeouts(&restless)
 	f := from{src: client, dst: silent, sport: 4000, dport: 53}
 	r.send(insidePort, f.udp(t))
 	flow, _ := r.worker.flows.Find(conntrack.Tuple{Src: client, Dst: silent, SrcPort: 4000, DstPort: 53, Proto: packet.ProtoUDP}, r.now)
