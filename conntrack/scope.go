@@ -2,7 +2,7 @@ package conntrack
 
 import "sluice/internal/verdict"
 
-// Scope is towards whom a mapping is used (RFC 4787 section 4.1).
+// Scope is towards whom a mapping is used: the mapping behaviours of RFC 4787.
 //
 // A mapping has an external port of its own, or shares that of another, its
 // owner, which then does not end before it. What tells the sharers apart is the
