@@ -19,13 +19,14 @@ import (
 // Arrows point down only. A new package takes its place here before it compiles
 // into anything. Tests may reach further: see testsMayImport.
 var mayImport = map[string][]string{
-	"internal/verdict": {},
-	"internal/packet":  {"internal/verdict"},
-	"conntrack":        {"internal/packet", "internal/verdict"},
-	"nat":              {"conntrack", "internal/packet", "internal/verdict"},
-	"internal/fib":     {"internal/verdict"},
-	"internal/filter":  {"conntrack", "internal/packet", "internal/verdict"},
-	"internal/gateway": {"nat", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
+	"internal/verdict":  {},
+	"internal/packet":   {"internal/verdict"},
+	"conntrack":         {"internal/packet", "internal/verdict"},
+	"nat":               {"conntrack", "internal/packet", "internal/verdict"},
+	"internal/fib":      {"internal/verdict"},
+	"internal/fragment": {"conntrack", "internal/packet", "internal/verdict"},
+	"internal/filter":   {"conntrack", "internal/packet", "internal/verdict"},
+	"internal/gateway":  {"nat", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
 
 	"xdp":              {},
 	"xdp/asavie":       {"xdp"},

@@ -34,6 +34,8 @@ const (
 	MartianSource
 	MartianDestination
 	LandAttack
+	BadFragment
+	TinyFragment
 
 	// Policy and translation.
 	OutsideToInside
@@ -60,6 +62,10 @@ const (
 	TCPWithoutFlow
 	ExternalAddressMoved
 	FlowFlushed
+	FragmentOverlap
+	TooManyFragments
+	FragmentWithoutFirst
+	FragmentHoldFull
 
 	// Routing and the way out.
 	NoRoute
@@ -107,6 +113,8 @@ var words = [Count]Words{
 	MartianSource:      {"martian-source", "the source is an address no packet may come from (RFC 1812 5.3.7)"},
 	MartianDestination: {"martian-destination", "the destination is an address no packet may be forwarded to (RFC 1812 5.3.7)"},
 	LandAttack:         {"land-attack", "source and destination are the same address"},
+	BadFragment:        {"bad-fragment", "a fragment is empty, or is not the last one and has a length that is no multiple of 8 (RFC 791)"},
+	TinyFragment:       {"tiny-fragment", "a first fragment without the whole TCP, UDP or ICMP header, or one that would overwrite it (RFC 1858, RFC 3128)"},
 
 	OutsideToInside:      {"outside-to-inside", "a new flow from outside to an inside source that policy masquerades"},
 	SpoofedSource:        {"spoofed-source", "a packet from outside with an inside source as its source address (RFC 2827)"},
@@ -126,12 +134,16 @@ var words = [Count]Words{
 	ICMPUnsupported:      {"icmp-unsupported", "an ICMP message that is neither an echo nor an error that is translated"},
 	ICMPErrorWithoutFlow: {"icmp-error-without-flow", "an ICMP error about a flow that is not known (RFC 5508 REQ-4, REQ-5)"},
 	ICMPErrorMalformed:   {"icmp-error-malformed", "an ICMP error whose checksum or quoted packet is broken (RFC 5508 REQ-3)"},
-	FragmentUnsupported:  {"fragment-unsupported", "a fragment of a packet that must be translated"},
+	FragmentUnsupported:  {"fragment-unsupported", "a fragment of an ICMP error, whose checksum covers what is not in it"},
 	OptionsRefused:       {"options-refused", "the packet carries IPv4 options and masquerade.ip-options is drop"},
 	WouldLeakSource:      {"would-leak-source", "the packet would have left outside with an inside source that policy masquerades"},
 	TCPWithoutFlow:       {"tcp-without-flow", "a TCP segment that opens no connection and belongs to none that is known"},
 	ExternalAddressMoved: {"external-address-moved", "the flow's external address is gone, or is not that of the interface its route now leaves by"},
 	FlowFlushed:          {"flow-flushed", "an operator ended the flow: `sluice flows flush`"},
+	FragmentOverlap:      {"fragment-overlap", "a fragment overlaps another of its datagram, or says another length or other ports: all of the datagram is dropped (RFC 5722)"},
+	TooManyFragments:     {"too-many-fragments", "a datagram comes in more than 128 fragments: all of it is dropped"},
+	FragmentWithoutFirst: {"fragment-without-first", "the first fragment of the datagram did not come within 5 s, or its flow has ended since"},
+	FragmentHoldFull:     {"fragment-hold-full", "too many fragments wait for the first one of their datagram; the oldest are dropped"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
@@ -147,7 +159,7 @@ var words = [Count]Words{
 	TransmitRingFull:    {"transmit-ring-full", "the transmit ring of the way out is full"},
 	DirectedBroadcast:   {"directed-broadcast", "the destination is the broadcast address of a connected network (RFC 2644)"},
 	TransmitFailed:      {"transmit-failed", "the kernel could not send the frame: the far end takes no more, the carrier is lost or the interface went away"},
-	NoFreeFrame:         {"no-free-frame", "no free frame was left for the fragments of a packet that does not fit the way out's MTU"},
+	NoFreeFrame:         {"no-free-frame", "no free frame was left for the fragments of a packet that does not fit the way out's MTU, or for one that waited"},
 }
 
 // String returns the reason's kebab-case word.

@@ -1,0 +1,86 @@
+package fragment
+
+const (
+	holdSize      = 256 // frames of one worker that can wait for first fragments: 1 MiB
+	holdDatagram  = 64  // of which for one datagram: the longest one takes 45 at 1500 bytes
+	holdPerSource = 128 // and for one source
+)
+
+// hold are the frames that wait for the first fragment of their datagram. They are
+// copies: a frame of the UMEM that waited for what may never come would be one
+// less for the ring that everybody's packets arrive by.
+type hold struct {
+	frames [holdSize]Frame
+	free   uint16 // first of the list of free ones, counted from 1; 0 = none
+	source [sources]uint16
+}
+
+func (h *hold) init() {
+	for i := range h.frames {
+		h.frames[i].next = uint16(i) // the list goes down
+	}
+	h.free = holdSize
+}
+
+// Crowded is whose held frames must go before another of d can be kept: the
+// oldest datagram that waits, of d's own source where that has its share, or d
+// itself where it has enough; nil where there is room.
+func (s *Store) Crowded(d *Datagram) *Datagram {
+	switch {
+	case d.held == holdDatagram:
+		return d
+	case s.hold.source[d.source] == holdPerSource:
+		return s.at(s.lists[Waiting].sources[d.source].oldest)
+	case s.hold.free == 0:
+		return s.at(s.lists[Waiting].all.oldest)
+	}
+	return nil
+}
+
+// Hold keeps a copy of a frame that waits for d's first fragment. It reports
+// false where there is no room: see Crowded.
+func (s *Store) Hold(d *Datagram, in uint8, frame []byte) bool {
+	h := &s.hold
+	id := h.free
+	if id == 0 || len(frame) > MaxFrame {
+		return false
+	}
+	f := &h.frames[id-1]
+	h.free, f.next = f.next, 0
+	f.fill(in, d.hash, frame)
+	if d.held == 0 {
+		d.heldFirst = id
+	} else {
+		h.frames[d.heldLast-1].next = id
+	}
+	d.heldLast = id
+	d.held++
+	h.source[d.source]++
+	return true
+}
+
+// Next is the frame of d that was held first, or nil. It is good until Drop.
+func (s *Store) Next(d *Datagram) *Frame {
+	if d.held == 0 {
+		return nil
+	}
+	return &s.hold.frames[d.heldFirst-1]
+}
+
+// Drop gives the memory of Next back.
+func (s *Store) Drop(d *Datagram) {
+	h, id := &s.hold, d.heldFirst
+	f := &h.frames[id-1]
+	d.heldFirst = f.next
+	d.held--
+	h.source[d.source]--
+	f.next, h.free = h.free, id
+}
+
+// Held is the number of frames that wait.
+func (s *Store) Held() (n int) {
+	for _, of := range s.hold.source {
+		n += int(of)
+	}
+	return n
+}
