@@ -272,8 +272,9 @@ func TestErrorRefused(t *testing.T) {
 			return icmpError{src: outerRouter, dst: external, typ: 11, quote: d.bytes(t)}.frame(t)
 		}, verdict.ICMPErrorMalformed},
 		{"a fragment of an error", damaged(func(f []byte) {
-			f[packet.EthernetLength+6] = 0x20
-			fixHeader(f[packet.EthernetLength:])
+			h := f[packet.EthernetLength:]
+			h[6], h[3] = 0x20, h[3]-4 // to a multiple of 8
+			fixHeader(h)
 		}), verdict.FragmentUnsupported},
 		{"REQ-10c: source quench", kind(4, 0), verdict.ICMPUnsupported},
 		{"REQ-10b: redirect", kind(5, 1), verdict.ICMPUnsupported},

@@ -26,7 +26,7 @@ var mayImport = map[string][]string{
 	"internal/fib":      {"internal/verdict"},
 	"internal/fragment": {"conntrack", "internal/packet", "internal/verdict"},
 	"internal/filter":   {"conntrack", "internal/packet", "internal/verdict"},
-	"internal/gateway":  {"nat", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
+	"internal/gateway":  {"nat", "internal/fragment", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
 
 	"xdp":              {},
 	"xdp/asavie":       {"xdp"},
@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
 		"internal/explain", "internal/filter", "internal/bypass",
-		"internal/gateway", "internal/route", "internal/control", "internal/config", "internal/flowmem",
+		"internal/gateway", "internal/fragment", "internal/route", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 
@@ -62,7 +62,7 @@ var testsMayImport = []string{"internal/lab", "internal/packet", "internal/verdi
 
 // pure are the packages whose time, memory and frames are passed in. They run
 // the same under a test, a fuzzer and the gateway.
-var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "internal/fib", "internal/filter"}
+var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "internal/fib", "internal/filter", "internal/fragment"}
 
 // impure is what no pure package imports: sockets, files, clocks, logs, and the
 // libraries that bring them. A path stands for what is below it, too.

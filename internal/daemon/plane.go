@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"sluice/conntrack"
 	"sluice/internal/config"
+	"sluice/internal/fragment"
 	"sluice/internal/gateway"
 	"sluice/xdp"
 )
@@ -126,8 +128,14 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 // start connects the workers to their queues and attaches the steering program:
 // from here on packets flow. The first snapshot must have been published.
 func (p *plane) start() error {
+	var seed [16]byte
+	rand.Read(seed[:])
+	fragments := fragment.NewExchange(len(p.threads), [2]uint64{binary.NativeEndian.Uint64(seed[:]), binary.NativeEndian.Uint64(seed[8:])})
 	for _, t := range p.threads {
-		cfg := gateway.Config{ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve, Punt: p.punts.ring(t.id)}
+		cfg := gateway.Config{
+			ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve,
+			Punt: p.punts.ring(t.id), Fragments: fragments, Wake: p.wakeWorker,
+		}
 		rand.Read(cfg.Seed[:])
 		for _, port := range t.ports {
 			cfg.Ports = append(cfg.Ports, port)
@@ -146,6 +154,11 @@ func (p *plane) start() error {
 		}
 	}
 	return nil
+}
+
+// wakeWorker ends the sleep of one worker.
+func (p *plane) wakeWorker(id int) {
+	_ = p.threads[id].waiter.Wake() // the nap ends by itself otherwise
 }
 
 // wake ends the sleep of every worker, so that a new snapshot is seen at once.

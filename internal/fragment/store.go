@@ -85,8 +85,8 @@ func (d *Datagram) Complete() bool { return d.pieces.complete() }
 
 // Add notes the fragment p, and reports whether it is one that came before. The
 // reason is not None where it does not agree with the others, or is one too many.
-func (d *Datagram) Add(p *packet.Packet, more bool) (duplicate bool, r verdict.Reason) {
-	return d.pieces.add(p.FragOff, p.FragOff+(p.End-p.L4), more)
+func (d *Datagram) Add(p *packet.Packet) (duplicate bool, r verdict.Reason) {
+	return d.pieces.add(p.FragOff, p.FragOff+(p.End-p.L4), p.Is(packet.FlagMoreFragments))
 }
 
 // Store are the datagrams that one worker has. Its memory is allocated once: 1.7

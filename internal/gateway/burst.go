@@ -75,10 +75,10 @@ func (w *Worker) parse(n int) (keys int) {
 // and reports whether it took the frame.
 func (w *Worker) special(d xdp.Desc, frame []byte, p *packet.Packet) bool {
 	switch {
-	case p.Is(packet.FlagOptions) && w.snapshot.DropOptions:
-		w.drop(d, verdict.OptionsRefused)
 	case p.Is(packet.FlagFragment):
 		w.fragment(d, frame, p)
+	case p.Is(packet.FlagOptions) && w.snapshot.DropOptions:
+		w.drop(d, verdict.OptionsRefused)
 	case p.Is(packet.FlagICMPError):
 		w.icmpError(d, frame, p)
 	default:

@@ -39,11 +39,15 @@ type Counters struct {
 	Fragmented    uint64             // packets that left in fragments
 	Fragments     uint64             // the fragments that they became
 
+	FragmentsFollowed   uint64 // fragments of datagrams that may have to be translated
+	FragmentsHeld       uint64 // of them, those that came before the first one of their datagram
+	FragmentsHandedOver uint64 // given to the worker that has their datagram
+
 	PortSearch nat.AllocatorCounters // as of the last publication
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 13 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 16 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -73,7 +77,8 @@ func (p *published) store(c *Counters) {
 		put(v)
 	}
 	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
-		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted} {
+		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
+		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver} {
 		put(v)
 	}
 }
@@ -96,7 +101,8 @@ func (p *published) load() (c Counters) {
 		c.Errors[j] = get()
 	}
 	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
-		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted} {
+		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
+		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver} {
 		*v = get()
 	}
 	return c

@@ -40,7 +40,9 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	if r := w.ready(hop, src); r != verdict.None {
 		return r
 	}
-	w.flows.Update(flow, dir, p)
+	if !p.Is(packet.FlagLaterFragment) { // has no transport header
+		w.flows.Update(flow, dir, p)
+	}
 	flow.Touch(dir, p.Length(), w.now)
 	nat.Forward(frame, p, flow.Answer(dir))
 	if src != p.Src && divisible(p) {

@@ -264,9 +264,9 @@ func TestIdentification(t *testing.T) {
 	}
 }
 
-// TestDivisible: a fragment keeps what it shares with the rest.
+// TestDivisible: a fragment needs an identification as what will be divided does.
 func TestDivisible(t *testing.T) {
-	for flags, want := range map[packet.Flags]bool{0: true, packet.FlagOptions: true, packet.FlagDontFragment: false, packet.FlagFragment: false} {
+	for flags, want := range map[packet.Flags]bool{0: true, packet.FlagOptions: true, packet.FlagDontFragment: false, packet.FlagFragment: true, packet.FlagFragment | packet.FlagDontFragment: true} {
 		if got := divisible(&packet.Packet{L3: 14, End: 14 + leastMTU + 1, Flags: flags}); got != want {
 			t.Errorf("flags %b: %v", flags, got)
 		}

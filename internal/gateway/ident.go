@@ -56,17 +56,20 @@ func (x *idents) next(src, dst uint32, proto uint8) uint16 {
 // leastMTU is what every network carries in one piece (RFC 791 section 3.2).
 const leastMTU = 68
 
-// divisible reports whether somebody, here or further on, may divide the packet
-// into fragments. A fragment itself keeps the identification that it shares with the
-// rest of its packet.
+// divisible reports whether the packet is a fragment, or somebody, here or further
+// on, may divide it into fragments.
 func divisible(p *packet.Packet) bool {
-	return p.Length() > leastMTU && !p.Is(packet.FlagDontFragment|packet.FlagFragment)
+	return p.Is(packet.FlagFragment) || p.Length() > leastMTU && !p.Is(packet.FlagDontFragment)
 }
 
 // identify gives a packet that got another source an identification that is
 // that source's: the hosts behind a NAT do not know of each other, and if two
 // used the same one at the same time, the receiver would put fragments of both
-// together (RFC 6864, RFC 7857 10).
+// together (RFC 6864, RFC 7857 10). Those of one datagram get the same one.
 func (w *Worker) identify(frame []byte, p *packet.Packet) {
+	if p.Is(packet.FlagFragment) {
+		packet.SetID(frame, p, w.nameDatagram(p))
+		return
+	}
 	packet.SetID(frame, p, w.idents.next(p.Src, p.Dst, p.Proto))
 }

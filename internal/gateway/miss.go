@@ -27,12 +27,6 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 	return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: d.Hop.Port})
 }
 
-// fromOutside decides whether a fragment from outside may pass at all.
-func (w *Worker) fromOutside(p *packet.Packet) verdict.Reason {
-	var d Decision
-	return w.snapshot.decideOutside(&d, w.in, p)
-}
-
 // masquerade begins a flow whose source is translated. target is the key with
 // the destination that the packet will leave with; x is the external address,
 // or nil for the one that belongs to the way out.

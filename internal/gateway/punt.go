@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"sluice/conntrack"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
@@ -12,7 +11,7 @@ import (
 // the gateway's own host, and those whose route leaves by an interface that is
 // not listed. The steering program gives such packets to the kernel itself, so
 // what comes here is what it could not know: a mapping or a route that went a
-// moment ago, an identifier that both NAT and the host use, a fragment.
+// moment ago, an identifier that both NAT and the host use, fragments out of order.
 type Punter interface {
 	// Punt copies a frame that arrived on port in, and that would otherwise be
 	// dropped for reason r, for the kernel to receive there. It reports false
@@ -47,7 +46,9 @@ func (w *Worker) kernelOwns(p *packet.Packet, r verdict.Reason) bool {
 	case verdict.HostOwned, verdict.TTLExpired:
 		return w.snapshot.Routes.Local(p.Dst) && !w.held(p)
 	case verdict.FragmentUnsupported:
-		return w.snapshot.Routes.Local(p.Dst) && w.hostFragment(p)
+		return w.snapshot.Routes.Local(p.Dst)
+	case verdict.FragmentWithoutFirst, verdict.FragmentHoldFull:
+		return w.hostFragments(p.Dst, r)
 	case verdict.Filtered, verdict.ReplyWithoutFlow, verdict.HairpinDisabled, verdict.ICMPErrorWithoutFlow:
 		// The answers to the host's own pings, by an identifier that NAT uses
 		// towards others, and errors about the host's own packets. The kernel
@@ -65,34 +66,4 @@ func (w *Worker) held(p *packet.Packet) bool {
 		return false
 	}
 	return w.flows.MappingAt(x, p.Proto, p.DstPort) != nil
-}
-
-// hostFragment reports whether a fragment to a local address is of a datagram
-// for the host. The first fragment says so. A later one follows the first; one
-// that came without is the host's, which will not miss it if it was not: it
-// waits there for the rest as it would have without a NAT.
-func (w *Worker) hostFragment(p *packet.Packet) bool {
-	slot := &w.datagrams[w.keyed.sum(uint64(p.Src)<<32|uint64(p.Dst), uint64(p.ID)<<8|uint64(p.Proto))%datagramSlots]
-	this := datagram{src: p.Src, dst: p.Dst, id: p.ID, proto: p.Proto, seen: w.now}
-	if !p.Is(packet.FlagLaterFragment) {
-		this.nat = w.held(p)
-		*slot = this
-		return !this.nat
-	}
-	this.nat, this.seen = slot.nat, slot.seen
-	return *slot != this || w.now-slot.seen > reassemblyTicks || !slot.nat
-}
-
-const (
-	datagramSlots   = 64  // datagrams that a worker remembers; a NIC keeps all fragments of one on a queue
-	reassemblyTicks = 300 // 30 s, as long as Linux waits for the rest (RFC 1122 3.3.2: 60 to 120)
-)
-
-// datagram says who a datagram in fragments is for.
-type datagram struct {
-	src, dst uint32
-	seen     conntrack.Tick // its first fragment
-	id       uint16
-	proto    uint8
-	nat      bool // NAT holds the port; otherwise it is the host's
 }

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/google/gopacket/layers"
-
 	"sluice/conntrack"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
@@ -163,34 +161,6 @@ func TestPuntsKernelRoutes(t *testing.T) {
 	r.expectDrop(m, "an answer whose inside host is elsewhere now", outsidePort, from{src: server, dst: external, sport: 53, dport: 4000}.udp(t), verdict.KernelRoute)
 }
 
-// TestPuntsFragments: fragments go where the first one of their datagram does.
-func TestPuntsFragments(t *testing.T) {
-	r := newRig(t)
-	m := withPunts(r)
-	r.mapped()
-	piece := func(id, offset, dport uint16) []byte {
-		f := from{src: server, dst: external, sport: 53, dport: dport}
-		l := f.ipv4(layers.IPProtocolUDP)
-		l.Id, l.FragOffset, l.Flags = id, offset, layers.IPv4MoreFragments
-		if offset > 0 {
-			return f.frame(t, l, payload("the rest of it.."))
-		}
-		u := &layers.UDP{SrcPort: 53, DstPort: layers.UDPPort(dport)}
-		_ = u.SetNetworkLayerForChecksum(l)
-		return f.frame(t, l, u, payload("12345678"))
-	}
-	for range 2 { // an identification is used again
-		r.expectPunt(m, "the host's, first", outsidePort, piece(1, 0, 9999), verdict.FragmentUnsupported)
-		r.expectPunt(m, "the host's, later", outsidePort, piece(1, 2, 0), verdict.FragmentUnsupported)
-		r.expectPunt(m, "the host's, before its first", outsidePort, piece(2, 2, 0), verdict.FragmentUnsupported)
-		r.expectDrop(m, "NAT's, first", outsidePort, piece(1, 0, 4000), verdict.FragmentUnsupported)
-		r.expectDrop(m, "NAT's, later", outsidePort, piece(1, 2, 0), verdict.FragmentUnsupported)
-		r.expectPunt(m, "another datagram", outsidePort, piece(3, 2, 0), verdict.FragmentUnsupported)
-	}
-	r.now += reassemblyTicks + 1
-	r.expectPunt(m, "long after NAT's first", outsidePort, piece(1, 2, 0), verdict.FragmentUnsupported)
-}
-
 // TestPuntRefused: without room, or without a way to the kernel, a packet is a
 // drop under its own reason.
 func TestPuntRefused(t *testing.T) {
@@ -219,17 +189,16 @@ func (always) Punt(fib.PortID, []byte, verdict.Reason) bool { return true }
 func TestPuntingDoesNotAllocate(t *testing.T) {
 	r := newRig(t)
 	r.worker.punter, r.worker.memory = always{}, forgetful{r.memory}
-	fragment := from{src: server, dst: external}.ipv4(layers.IPProtocolUDP)
-	fragment.FragOffset = 2
+	train := from{src: server, dst: external, sport: 53, dport: 9999, payload: big(56)}.udpPieces(t, 1, 32)
 	p := &loop{memory: r.memory, frames: [][]byte{
 		from{src: server, dst: external, sport: 53, dport: 9999}.udp(t),
-		from{}.frame(t, fragment, payload("the rest of it..")),
+		train[1], train[0], // the later one waits
 	}}
 	r.worker.ports[outsidePort] = p
 	if n := testing.AllocsPerRun(60, func() { r.worker.Step(r.now) }); n != 0 {
 		t.Errorf("%v allocations a step", n)
 	}
-	if c := &r.worker.counters; c.Punts[verdict.HostOwned] == 0 || c.Punts[verdict.FragmentUnsupported] == 0 {
+	if c := &r.worker.counters; c.Punts[verdict.HostOwned] == 0 || c.FragmentsHeld == 0 {
 		t.Errorf("nothing punted; drops %v", r.allDrops())
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"sluice/conntrack"
 	"sluice/internal/fib"
+	"sluice/internal/fragment"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -58,6 +59,8 @@ type rig struct {
 	maxFlows int
 	mtu      uint16 // of both ports
 	extra    []fib.Route
+	workers  int
+	exchange *fragment.Exchange
 }
 
 // rigOption changes the rig before the worker is made.
@@ -65,7 +68,7 @@ type rigOption func(r *rig, s *Snapshot)
 
 func newRig(t testing.TB, options ...rigOption) *rig {
 	t.Helper()
-	r := &rig{t: t, memory: newMemory(2048), now: startTick, resolve: make(chan Neighbour, 64), maxFlows: 1024, mtu: 1500}
+	r := &rig{t: t, memory: newMemory(2048), now: startTick, resolve: make(chan Neighbour, 64), maxFlows: 1024, mtu: 1500, workers: 1}
 	r.builder = &fib.Builder{}
 	r.interfaces(true)
 	s := &Snapshot{
@@ -81,7 +84,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	for _, o := range options {
 		o(r, s)
 	}
-	cfg := conntrack.Config{MaxFlows: r.maxFlows, Workers: 1, Timeouts: conntrack.DefaultTimeouts(), Seed: [2]uint64{1, 2}}
+	cfg := conntrack.Config{MaxFlows: r.maxFlows, Workers: r.workers, Timeouts: conntrack.DefaultTimeouts(), Seed: [2]uint64{1, 2}}
 	table, err := conntrack.New(make([]byte, conntrack.Size(cfg)), cfg) // Go aligns large slices to a page
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +99,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	}
 	r.worker = New(Config{
 		Table: table, Ports: []Port{r.ports[0], r.ports[1]}, Memory: r.memory, Snapshot: &r.pointer, Resolve: r.resolve,
-		Seed: [32]byte{1},
+		Seed: [32]byte{1}, Workers: r.workers, Fragments: r.exchange, Wake: func(int) {},
 	})
 	return r
 }

@@ -5,6 +5,7 @@ import (
 
 	"sluice/conntrack"
 	"sluice/internal/fib"
+	"sluice/internal/fragment"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -33,6 +34,12 @@ type Config struct {
 	// skipped and tried again with the next packet. This channel holds the
 	// only lock that a worker ever meets, at most once a neighbour and tick.
 	Resolve chan<- Neighbour
+
+	// Fragments is shared by all workers; nil is a worker that is alone. Wake ends
+	// the sleep of another one that was handed a fragment; it is called at most
+	// once a step and worker, from the worker's goroutine.
+	Fragments *fragment.Exchange
+	Wake      func(worker int)
 
 	// Punt takes what the kernel must have; nil drops it.
 	Punt Punter
@@ -75,7 +82,14 @@ type Worker struct {
 	pieces  [maxFragments - 1]xdp.Desc // of the packet at hand, but for the first
 	hold    hold
 
-	datagrams [datagramSlots]datagram
+	exchange *fragment.Exchange
+	inbox    *fragment.Inbox    // what others hand over; nil where there are no others
+	store    *fragment.Store    // the datagrams in fragments that this worker has
+	datagram *fragment.Datagram // of the fragment at hand
+	led      conntrack.Tuple    // by which the last fragment found its flow
+	owes     []bool             // workers that something was handed to in this step
+	wake     func(worker int)
+	spare    [1]xdp.Desc // a frame for a copy
 
 	counters  Counters
 	published published
@@ -88,6 +102,11 @@ func New(c Config) *Worker {
 		ports: c.Ports, memory: c.Memory, bytes: c.Memory.Bytes(),
 		pointer: c.Snapshot, snapshot: c.Snapshot.Load(), resolve: c.Resolve, punter: c.Punt,
 	}
+	if w.exchange = c.Fragments; w.exchange == nil {
+		w.exchange = fragment.NewExchange(1, newKeyed(c.Seed))
+	}
+	w.inbox, w.store = w.exchange.Inbox(c.ID), fragment.NewStore(w.exchange)
+	w.owes, w.wake = make([]bool, w.exchange.Workers()), c.Wake
 	w.alloc.Seed(c.Seed)
 	w.keyed = newKeyed(c.Seed)
 	w.idents = newIdents(w.keyed, c.ID, c.Workers)
@@ -105,6 +124,9 @@ const sweepPerStep = 32
 func (w *Worker) Step(now conntrack.Tick) int {
 	w.begin(now)
 	seen := 0
+	if w.inbox != nil {
+		seen = w.takeOver()
+	}
 	for i := range w.ports {
 		n := w.ports[i].Receive(w.frames[:])
 		if n > 0 {
@@ -128,6 +150,7 @@ func (w *Worker) begin(now conntrack.Tick) {
 	if now != w.now {
 		w.now = now
 		changed = true
+		w.expireDatagrams()
 		w.publish()
 	}
 	if changed && w.hold.n > 0 {
@@ -165,6 +188,9 @@ func (w *Worker) end(seen int) {
 		w.flows.Sweep(sweepPerStep, w.now)
 		w.counters.Bursts++
 		w.counters.Packets += uint64(seen)
+	}
+	if w.inbox != nil {
+		w.callOwners()
 	}
 	w.flows.Quiesce()
 }

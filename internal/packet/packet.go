@@ -80,6 +80,7 @@ const (
 	FlagICMPError                       // an ICMP message that quotes another packet
 	FlagDontFragment                    // DF is set
 	FlagEcho                            // ICMP echo request or reply
+	FlagMoreFragments                   // MF: it is not the last fragment
 )
 
 // Packet is what Parse found in one frame: offsets from the frame's first byte,

@@ -87,6 +87,10 @@ func TestParse(t *testing.T) {
 		fixHeader(frame)
 		return frame
 	}
+	cut := func(frame []byte, n int) []byte { // to n bytes of payload
+		frame = frame[:EthernetLength+IPv4MinLength+n]
+		return edit(frame, func(h []byte) { binary.BigEndian.PutUint16(h[2:], uint16(len(h))) })
+	}
 	fragment := func(frame []byte, field uint16) []byte {
 		return edit(frame, func(h []byte) { binary.BigEndian.PutUint16(h[6:], field) })
 	}
@@ -133,10 +137,13 @@ func TestParse(t *testing.T) {
 		{"TCP SYN with ECE and CWR (RFC 3168)", tcpFrame(t, "", func(l *layers.TCP) { l.ACK, l.SYN, l.ECE, l.CWR = false, true, true, true }), verdict.None, 0, 4000, 80},
 		{"TCP FIN+ACK", tcpFrame(t, "", func(l *layers.TCP) { l.FIN = true }), verdict.None, 0, 4000, 80},
 		{"ICMP header cut", edit(icmpFrame(t, 8, 1, ""), func(h []byte) { h[3] = 27 }), verdict.TransportTruncated, 0, 0, 0},
-		{"first fragment keeps its ports", fragment(udpFrame(t, "hello"), 0x2000), verdict.None, FlagFragment, 4000, 53},
+		{"first fragment keeps its ports", fragment(udpFrame(t, "12345678"), 0x2000), verdict.None, FlagFragment | FlagMoreFragments, 4000, 53},
+		{"791-4: a fragment that nothing can follow", fragment(udpFrame(t, "hello"), 0x2000), verdict.BadFragment, 0, 0, 0},
+		{"791-4: an empty fragment", fragment(cut(udpFrame(t, ""), 0), 0x0010), verdict.BadFragment, 0, 0, 0},
+		{"1858: the first fragment splits the TCP header", fragment(cut(tcpFrame(t, "", nil), 16), 0x2000), verdict.TinyFragment, 0, 0, 0},
 		{"later fragment has none", fragment(udpFrame(t, "hello"), 0x0010), verdict.None, FlagFragment | FlagLaterFragment, 0, 0},
 		{"DF is no fragment", fragment(udpFrame(t, "hello"), 0x4000), verdict.None, FlagDontFragment, 4000, 53},
-		{"3128: second fragment inside the TCP header", fragment(tcpFrame(t, "12345678", nil), 0x0001), verdict.TransportTruncated, 0, 0, 0},
+		{"3128: second fragment inside the TCP header", fragment(tcpFrame(t, "12345678", nil), 0x0001), verdict.TinyFragment, 0, 0, 0},
 		{"791-4: fragment beyond 65535", fragment(udpFrame(t, "hello"), 0x1fff), verdict.BadTotalLength, 0, 0, 0},
 	}
 	for _, tt := range tests {

@@ -66,6 +66,9 @@ func fillNetwork(h []byte, p *Packet, base, headerLength, total int) {
 	}
 	if frag&0x3fff != 0 {
 		p.Flags |= FlagFragment
+		if frag&moreFragments != 0 {
+			p.Flags |= FlagMoreFragments
+		}
 		if p.FragOff != 0 {
 			p.Flags |= FlagLaterFragment
 		}
@@ -75,8 +78,10 @@ func fillNetwork(h []byte, p *Packet, base, headerLength, total int) {
 // parseTransport reads the transport header at the beginning of b, which is
 // exactly the packet's IPv4 payload.
 func parseTransport(b []byte, p *Packet) verdict.Reason {
-	if p.Flags&FlagLaterFragment != 0 {
-		return checkLaterFragment(b, p)
+	if p.Flags&FlagFragment != 0 {
+		if r := checkFragment(b, p); r != verdict.None || p.Flags&FlagLaterFragment != 0 {
+			return r
+		}
 	}
 	switch p.Proto {
 	case ProtoTCP:
@@ -115,21 +120,28 @@ func leastTransport(proto uint8) int {
 	return 0
 }
 
-// checkLaterFragment refuses a fragment that ends beyond the longest datagram
-// (RFC 791), and one that could overwrite the TCP header behind the back of
-// whoever looked at the first fragment (RFC 1858 3.2, RFC 3128).
-func checkLaterFragment(b []byte, p *Packet) verdict.Reason {
-	if int(p.L4-p.L3)+int(p.FragOff)+len(b) > 0xffff {
-		return verdict.BadTotalLength
+// checkFragment refuses a fragment that is none: empty, or of a length that nothing
+// can follow (RFC 791 section 3.2); one that ends beyond the longest datagram; and
+// those that keep a transport header from whoever looks at the first fragment: a
+// first one that does not hold all of it (RFC 1858 3.1), and one that could
+// overwrite it behind his back (RFC 1858 3.2, RFC 3128).
+func checkFragment(b []byte, p *Packet) verdict.Reason {
+	header := leastTransport(p.Proto)
+	if p.Proto == ProtoTCP {
+		header = TCPMinLength
 	}
-	if p.Proto == ProtoTCP && p.FragOff < TCPMinLength {
-		return verdict.TransportTruncated
+	switch {
+	case len(b) == 0 || p.Flags&FlagMoreFragments != 0 && len(b)%8 != 0:
+		return verdict.BadFragment
+	case int(p.L4-p.L3)+int(p.FragOff)+len(b) > 0xffff:
+		return verdict.BadTotalLength
+	case p.FragOff == 0 && len(b) < header, p.FragOff != 0 && int(p.FragOff) < header:
+		return verdict.TinyFragment
 	}
 	return verdict.None
 }
 
 func parseTCP(b []byte, p *Packet) verdict.Reason {
-	// RFC 1858 3.2: a first fragment without the whole header is an attack.
 	if len(b) < TCPMinLength {
 		return verdict.TransportTruncated
 	}

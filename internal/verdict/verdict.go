@@ -66,6 +66,7 @@ const (
 	TooManyFragments
 	FragmentWithoutFirst
 	FragmentHoldFull
+	FragmentDuplicate
 
 	// Routing and the way out.
 	NoRoute
@@ -114,7 +115,7 @@ var words = [Count]Words{
 	MartianDestination: {"martian-destination", "the destination is an address no packet may be forwarded to (RFC 1812 5.3.7)"},
 	LandAttack:         {"land-attack", "source and destination are the same address"},
 	BadFragment:        {"bad-fragment", "a fragment is empty, or is not the last one and has a length that is no multiple of 8 (RFC 791)"},
-	TinyFragment:       {"tiny-fragment", "a first fragment without the whole TCP, UDP or ICMP header, or one that would overwrite it (RFC 1858, RFC 3128)"},
+	TinyFragment:       {"tiny-fragment", "a first fragment without the whole transport header, or one that would overwrite it (RFC 1858, RFC 3128)"},
 
 	OutsideToInside:      {"outside-to-inside", "a new flow from outside to an inside source that policy masquerades"},
 	SpoofedSource:        {"spoofed-source", "a packet from outside with an inside source as its source address (RFC 2827)"},
@@ -144,6 +145,7 @@ var words = [Count]Words{
 	TooManyFragments:     {"too-many-fragments", "a datagram comes in more than 128 fragments: all of it is dropped"},
 	FragmentWithoutFirst: {"fragment-without-first", "the first fragment of the datagram did not come within 5 s, or its flow has ended since"},
 	FragmentHoldFull:     {"fragment-hold-full", "too many fragments wait for the first one of their datagram; the oldest are dropped"},
+	FragmentDuplicate:    {"fragment-duplicate", "a fragment came again while it waits for the first one of its datagram"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
