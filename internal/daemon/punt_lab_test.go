@@ -221,9 +221,8 @@ func testPuntAfterMappingEnds(t *testing.T, program string) {
 	l.expect(host, small)
 	l.expect(host, large)
 
-	l.awaitPassed("host-owned", 1)
-	l.awaitPassed("fragment-unsupported", 3)
-	if n := l.drops("host-owned") + l.drops("fragment-unsupported"); n != 0 {
+	l.awaitPassed("host-owned", 1+3)
+	if n := l.drops("host-owned"); n != 0 {
 		t.Errorf("%d of them dropped", n)
 	}
 }
