@@ -56,3 +56,22 @@ func ARPReply(frame []byte, mac [6]byte) {
 	copy(sender, mac[:])
 	copy(sender[6:], asked[:])
 }
+
+// ARPAnnouncementLength is the length of a frame with an announcement.
+const ARPAnnouncementLength = arpEnd
+
+// ARPAnnouncement writes into frame, of ARPAnnouncementLength bytes, the
+// announcement to all stations that addr is at mac: a request for it by itself
+// (RFC 5227 section 2.3).
+func ARPAnnouncement(frame []byte, mac [6]byte, addr uint32) {
+	for i := range 6 {
+		frame[i] = 0xff
+		frame[arpTargetMAC+i] = 0
+	}
+	copy(frame[6:12], mac[:])
+	binary.BigEndian.PutUint16(frame[packet.EthernetLength-2:], packet.EtherTypeARP)
+	binary.BigEndian.PutUint64(frame[arpHardware:], arpIPv4<<16|arpRequest)
+	copy(frame[arpSenderMAC:], mac[:])
+	binary.BigEndian.PutUint32(frame[arpSenderIP:], addr)
+	binary.BigEndian.PutUint32(frame[arpTargetIP:], addr)
+}

@@ -91,3 +91,19 @@ func TestARPAllocs(t *testing.T) {
 		t.Errorf("ARP allocates %v times", n)
 	}
 }
+
+func TestARPAnnouncement(t *testing.T) {
+	frame := make([]byte, ARPAnnouncementLength)
+	for i := range frame {
+		frame[i] = 0xaa // of an earlier use
+	}
+	ARPAnnouncement(frame, gatewayMAC, addr("198.51.100.10"))
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	eth, arp := p.Layer(layers.LayerTypeEthernet).(*layers.Ethernet), p.Layer(layers.LayerTypeARP).(*layers.ARP)
+	vip := []byte{198, 51, 100, 10}
+	if eth.DstMAC.String() != "ff:ff:ff:ff:ff:ff" || !bytes.Equal(eth.SrcMAC, gatewayMAC[:]) || arp.Operation != layers.ARPRequest ||
+		!bytes.Equal(arp.SourceHwAddress, gatewayMAC[:]) || !bytes.Equal(arp.SourceProtAddress, vip) ||
+		!bytes.Equal(arp.DstHwAddress, make([]byte, 6)) || !bytes.Equal(arp.DstProtAddress, vip) {
+		t.Errorf("%v", p)
+	}
+}

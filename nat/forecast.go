@@ -33,12 +33,18 @@ func (r PortRange) Forecast(w *conntrack.Worker, pool *Pool, ext *conntrack.Exte
 	if ext == nil {
 		return Forecast{Reason: verdict.NoExternalAddress}
 	}
-	f := Forecast{External: ext}
 	if m := w.FindMapping(proto, inside, port, ext); m != nil {
+		f := Forecast{External: ext}
 		_, f.Port = m.External()
 		w.Release(m)
 		return f
 	}
+	return r.forecastNew(ext, proto, port)
+}
+
+// forecastNew is about an endpoint that has no mapping at ext.
+func (r PortRange) forecastNew(ext *conntrack.External, proto uint8, port uint16) Forecast {
+	f := Forecast{External: ext}
 	if r.keeps(ext, proto, port) {
 		f.Origin, f.Port = PortKept, port
 		return f

@@ -67,6 +67,12 @@ const (
 	FragmentWithoutFirst
 	FragmentHoldFull
 	FragmentDuplicate
+	NoService
+	NoBackend
+	BackendGone
+	BackendUnroutable
+	SourceRange
+	ServiceRemoved
 
 	// Routing and the way out.
 	NoRoute
@@ -146,6 +152,12 @@ var words = [Count]Words{
 	FragmentWithoutFirst: {"fragment-without-first", "the first fragment of the datagram did not come within 5 s, or its flow has ended since"},
 	FragmentHoldFull:     {"fragment-hold-full", "too many fragments wait for the first one of their datagram; the oldest are dropped"},
 	FragmentDuplicate:    {"fragment-duplicate", "a fragment came again while it waits for the first one of its datagram"},
+	NoService:            {"no-service", "nothing is served on this port of a service's address"},
+	NoBackend:            {"no-backend", "no backend of the service can be chosen: all are dead, draining or of weight 0; see `sluice services show`"},
+	BackendGone:          {"backend-gone", "the flow's backend is dead or was removed (see services.dead-backend)"},
+	BackendUnroutable:    {"backend-unroutable", "the route to the chosen backend leads to the gateway's own host or by an interface that is not listed"},
+	SourceRange:          {"source-range", "the client is in none of the service's source-ranges"},
+	ServiceRemoved:       {"service-removed", "the flow's service is configured no more"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
