@@ -216,6 +216,7 @@ func (s *Steering) shared() map[string]*ebpf.Map {
 		steerMapFragments: s.maps.Fragments, steerMapHeartbeats: s.maps.Heartbeats,
 		steerMapHeldPorts: s.maps.HeldPorts, steerMapPorts: s.maps.Ports,
 		steerMapRoutes: s.maps.Routes, steerMapServices: s.maps.Services, steerMapSockets: s.maps.Sockets,
+		steerMapWaiting: s.maps.Waiting,
 	}
 }
 

@@ -49,6 +49,7 @@ const (
 	steerMapRoutes     = "routes"
 	steerMapServices   = "services"
 	steerMapSockets    = "sockets"
+	steerMapWaiting    = "waiting"
 	steerProgSteer     = "steer"
 	steerVarFirstSlot  = "first_slot"
 	steerVarPort       = "port"
@@ -115,6 +116,7 @@ type steerMapSpecs struct {
 	Routes     *ebpf.MapSpec `ebpf:"routes"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	Waiting    *ebpf.MapSpec `ebpf:"waiting"`
 }
 
 // steerVariableSpecs contains global variables before they are loaded into the kernel.
@@ -157,6 +159,7 @@ type steerMaps struct {
 	Routes     *ebpf.Map `ebpf:"routes"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
+	Waiting    *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *steerMaps) Close() error {
@@ -170,6 +173,7 @@ func (m *steerMaps) Close() error {
 		m.Routes,
 		m.Services,
 		m.Sockets,
+		m.Waiting,
 	)
 }
 

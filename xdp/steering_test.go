@@ -99,8 +99,8 @@ func TestSteeringDecision(t *testing.T) {
 		{"shared, echo reply not held", icmp(sharedAddress, 0, heldEcho+1), verdictPass, "kernel-host-address"},
 		{"shared, GRE", frame(ip(peerAddress, sharedAddress, layers.IPProtocolGRE), payload), verdictPass, "kernel-host-address"},
 		{"shared, first fragment not held", udp(at(sharedAddress, 1), first), verdictPass, "kernel-fragment"},
-		{"shared, later fragment", udp(at(sharedAddress, heldUDP), later), verdictPass, "kernel-fragment"},
-		{"shared, middle fragment", udp(at(sharedAddress, heldUDP), withFragment(7, 185, true)), verdictPass, "kernel-fragment"},
+		{"shared, later fragment before its first", udp(at(sharedAddress, heldUDP), withFragment(8, 185, false)), verdictRedirect, "worker-fragment"},
+		{"shared, later fragment of the host's", udp(at(sharedAddress, heldUDP), withFragment(7, 185, true)), verdictPass, "kernel-fragment"},
 
 		{"pool, held", tcp(at(poolAddress, heldTCP)), verdictRedirect, "worker-held-port"},
 		{"pool, not held", tcp(at(poolAddress, 22)), verdictRedirect, "worker-pool-address"},
@@ -239,19 +239,24 @@ func TestSteeringFragments(t *testing.T) {
 	first := func(dst netip.AddrPort, id uint16) []byte { return udp(dst, withFragment(id, 0, true)) }
 	later := func(id uint16) []byte { return udp(held, withFragment(id, 185, false)) }
 
-	w.expect("before the first", later(1), verdictPass, "kernel-fragment")
+	w.expect("before the first", later(1), verdictRedirect, "worker-fragment")
 	w.expect("first", first(held, 1), verdictRedirect, "worker-held-port")
 	w.expect("later", later(1), verdictRedirect, "worker-fragment")
 	w.expect("later again", later(1), verdictRedirect, "worker-fragment")
-	w.expect("another datagram", later(2), verdictPass, "kernel-fragment")
-	w.expect("another source", udpDatagram(at(netip.MustParseAddr("1.1.1.2"), 53), held, withFragment(1, 185, false)), verdictPass, "kernel-fragment")
-	w.expect("another protocol", tcp(at(sharedAddress, heldTCP), withFragment(1, 185, false)), verdictPass, "kernel-fragment")
+	w.expect("another datagram", later(2), verdictRedirect, "worker-fragment")
+	w.expect("the host's, for which others wait", first(host, 2), verdictRedirect, "worker-fragment")
+	w.expect("later of that", later(2), verdictPass, "kernel-fragment")
+	w.expect("identification used again", first(host, 2), verdictPass, "kernel-fragment")
+	w.expect("another source", udpDatagram(at(netip.MustParseAddr("1.1.1.2"), 53), held, withFragment(1, 185, false)), verdictRedirect, "worker-fragment")
+	w.expect("another protocol", tcp(at(sharedAddress, heldTCP), withFragment(1, 185, false)), verdictRedirect, "worker-fragment")
 	w.expect("identification used again, for the host", first(host, 1), verdictPass, "kernel-fragment")
 	w.expect("later of that", later(1), verdictPass, "kernel-fragment")
 
 	w.expect("first", first(held, 3), verdictRedirect, "worker-held-port")
 	w.beat(0, time.Minute)
 	w.expect("a fragment for a held port never reaches the host", later(3), verdictDrop, "failure-dropped")
+	w.expect("one before its first does no harm there", later(4), verdictPass, "failure-passed")
+	w.expect("nor does the host's first one that others wait for", first(host, 4), verdictPass, "failure-passed")
 }
 
 // TestSteeringFailure: dead, hung and missing workers.

@@ -151,13 +151,24 @@ struct {
 	__type(value, __u32);
 } routes SEC(".maps");
 
-// Datagrams to a shared address whose first fragment went to a worker: the
-// later ones have no port to decide by and must follow it.
+// Datagrams to a shared address, and where their first fragment went: the later
+// ones have no port to decide by and must follow it.
 struct datagram {
 	__be32 src, dst;
 	__be16 id;
 	__u8 protocol;
 	__u8 unused;
+};
+
+enum recipient {
+	TO_WORKER = 1,
+	TO_KERNEL,
+};
+
+struct sighting {
+	__u64 at; // when the first fragment came
+	__u32 to; // enum recipient
+	__u32 unused;
 };
 
 #define REASSEMBLY_TIME (30 * 1000000000ULL) // as net.ipv4.ipfrag_time
@@ -166,8 +177,17 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct datagram);
-	__type(value, __u64); // when the first fragment came
+	__type(value, struct sighting);
 } fragments SEC(".maps");
+
+// Those whose first fragment has not come, and when another one did. They are kept
+// apart: whoever sends such fragments only, pushes out nobody else's datagrams.
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct datagram);
+	__type(value, __u64);
+} waiting SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -11,8 +11,8 @@
 //      address on the link, a group address in IPv4        -> kernel
 //   2. to an address that NAT or a service uses, alone (pool) or with the host
 //      (shared):
-//      a later fragment of a datagram that went to a worker -> worker
-//      any other later fragment: shared -> kernel, pool     -> worker
+//      a later fragment goes where the first one of its datagram went; one that
+//      came before that                                     -> worker, which waits
 //      a service's port, or an ICMP error that quotes one   -> worker
 //      a port or echo identifier that NAT holds, or an ICMP error that quotes
 //      one: the host's own socket, if it has one            -> kernel
@@ -70,12 +70,11 @@ inline bool alive(__u32 worker)
 	return at && (__s64)(now() - at) <= (__s64)stale_after;
 }
 
-// to_worker hands the frame to the worker of its queue. for_nat says that it is
-// for a port that NAT holds, so the kernel must not see it even on failure.
-inline int to_worker(struct xdp_md *ctx, struct port *self, enum reason reason, bool for_nat)
+// to_worker_or hands the frame to the worker of its queue; verdict is for when there
+// is none.
+inline int to_worker_or(struct xdp_md *ctx, enum reason reason, int verdict)
 {
 	__u32 queue = ctx->rx_queue_index;
-	int verdict = !for_nat && self->flags & PASS_ON_FAILURE ? XDP_PASS : XDP_DROP;
 
 	// For an empty slot the helper returns the verdict it was given.
 	if (queue < queues && alive(queue % workers))
@@ -86,6 +85,13 @@ inline int to_worker(struct xdp_md *ctx, struct port *self, enum reason reason, 
 		reason = FAILURE_PASSED;
 	count(reason);
 	return verdict;
+}
+
+// to_worker hands the frame to the worker of its queue. for_nat says that it is
+// for a port that NAT holds, so the kernel must not see it even on failure.
+inline int to_worker(struct xdp_md *ctx, struct port *self, enum reason reason, bool for_nat)
+{
+	return to_worker_or(ctx, reason, !for_nat && self->flags & PASS_ON_FAILURE ? XDP_PASS : XDP_DROP);
 }
 
 // held says whether NAT holds the local port of e on the address.
@@ -164,31 +170,42 @@ inline struct datagram datagram_of(const struct iphdr *ip)
 	};
 }
 
-// remember notes whether a datagram went to a worker, when its first fragment
-// did. Forgetting matters: the sender uses identifications again, and the host
-// must get the rest of what is its own.
-inline void remember(const struct iphdr *ip, bool worker)
+// remember notes where a datagram goes, when its first fragment does, and says
+// whether fragments of it have come before and wait at a worker. Forgetting those
+// matters: the sender uses identifications again.
+inline bool remember(const struct iphdr *ip, enum recipient to)
 {
 	struct datagram datagram = datagram_of(ip);
-	__u64 at = now();
+	struct sighting first = { .at = now(), .to = to };
+	__u64 *early = bpf_map_lookup_elem(&waiting, &datagram);
+	bool wait = early && first.at - *early < REASSEMBLY_TIME;
 
-	if (worker)
-		bpf_map_update_elem(&fragments, &datagram, &at, BPF_ANY);
-	else
-		bpf_map_delete_elem(&fragments, &datagram);
+	bpf_map_update_elem(&fragments, &datagram, &first, BPF_ANY);
+	if (early)
+		bpf_map_delete_elem(&waiting, &datagram);
+	return wait;
 }
 
+// later_fragment decides for a fragment without ports. One on a shared address that
+// comes before its first one may be NAT's or the host's; a worker waits for that,
+// and gives the kernel what turns out to be the host's. Without a worker the kernel
+// has it, which does nothing with it but wait.
 inline int later_fragment(struct xdp_md *ctx, struct port *self, const struct iphdr *ip, bool shared)
 {
 	struct datagram datagram = datagram_of(ip);
-	__u64 *first;
+	struct sighting *first;
+	__u64 at = now();
 
 	if (!shared)
 		return to_worker(ctx, self, WORKER_FRAGMENT, false);
 	first = bpf_map_lookup_elem(&fragments, &datagram);
-	if (first && now() - *first < REASSEMBLY_TIME)
-		return to_worker(ctx, self, WORKER_FRAGMENT, true);
-	return to_kernel(KERNEL_FRAGMENT);
+	if (first && at - first->at < REASSEMBLY_TIME) {
+		if (first->to == TO_WORKER)
+			return to_worker(ctx, self, WORKER_FRAGMENT, true);
+		return to_kernel(KERNEL_FRAGMENT);
+	}
+	bpf_map_update_elem(&waiting, &datagram, &at, BPF_ANY);
+	return to_worker_or(ctx, WORKER_FRAGMENT, XDP_PASS);
 }
 
 // to_nat_address decides for a packet to an address that NAT or a service uses.
@@ -198,7 +215,7 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 	bool shared = address->kind == ADDRESS_SHARED;
 	bool fragment = ip->frag_off & bpf_htons(IP_MF | IP_OFFSET);
 	struct endpoints e = {};
-	bool has_port, for_nat, for_host;
+	bool has_port, for_nat, for_host, awaited = false;
 
 	if (ip->frag_off & bpf_htons(IP_OFFSET))
 		return later_fragment(ctx, self, ip, shared);
@@ -206,7 +223,7 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 	has_port = read_endpoints(ip, end, &e);
 	if (has_port && service(&e, ip->daddr)) {
 		if (shared && fragment)
-			remember(ip, true);
+			remember(ip, TO_WORKER);
 		return to_worker(ctx, self, WORKER_SERVICE, true);
 	}
 	for_nat = has_port && held(address, &e);
@@ -214,14 +231,16 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 	if (for_host)
 		for_nat = false;
 	if (shared && fragment)
-		remember(ip, for_nat);
+		awaited = remember(ip, for_nat ? TO_WORKER : TO_KERNEL);
 
 	if (for_nat)
 		return to_worker(ctx, self, e.quoted ? WORKER_ICMP_ERROR : WORKER_HELD_PORT, true);
 	if (!shared)
 		return to_worker(ctx, self, WORKER_POOL_ADDRESS, false);
 	if (for_host)
-		return to_kernel(KERNEL_HOST_SOCKET);
+		return to_kernel(KERNEL_HOST_SOCKET); // a worker gives it the others when it has waited
+	if (awaited)
+		return to_worker_or(ctx, WORKER_FRAGMENT, XDP_PASS);
 	return to_kernel(fragment ? KERNEL_FRAGMENT : KERNEL_HOST_ADDRESS);
 }
 
