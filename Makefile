@@ -24,7 +24,7 @@ LEFT_OUT := $(CURDIR)/bin/left-out
 FUZZTIME ?= 1m
 SOAKTIME ?= 10m
 
-.PHONY: all build run demo test lint bench profile generate soak clean help
+.PHONY: all build run demo test lint bench profile generate soak package test-package test-systemd clean help
 
 all: build
 
@@ -77,8 +77,27 @@ soak: ## random faults under traffic for SOAKTIME (default 10m; root), then ever
 		done; \
 	done
 
+# Packages need a version that begins with a digit. Between tags it is 0.0 and the
+# commit's time, so that a later one is newer.
+PACKAGE_VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --exact-match 2>/dev/null)),0.0.$(shell git log -1 --format=%cd --date=format:%Y%m%d%H%M%S 2>/dev/null))
+PACKAGES := bin/packages
+
+package: build ## deb, rpm and tarball for amd64 and arm64 into bin/packages
+	@rm -rf $(PACKAGES) && mkdir -p $(PACKAGES)
+	for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOARCH=$$arch $(GO) build -pgo=bench/sluice.pgo -trimpath -buildvcs=$(VCS) -ldflags '-s -w -X main.release=$(PACKAGE_VERSION)' -o bin/sluice-$$arch ./cmd/sluice && \
+		GO=$(GO) internal/packaging/build.sh $$arch $(PACKAGE_VERSION) $(PACKAGES) || exit 1; \
+	done
+	@cd $(PACKAGES) && sha256sum sluice-* | tee SHA256SUMS
+
+test-package: package ## the packages: built twice they are equal; the deb installed into a clean root and removed (root, debootstrap)
+	$(ROOT) env SLUICE_PACKAGES=$(CURDIR)/$(PACKAGES) $(GO) test -count=1 -v -run 'Package' ./internal/packaging
+
+test-systemd: package ## the service under a systemd of its own: start, reload, watchdog, restart, removal (root, debootstrap, systemd-nspawn)
+	$(ROOT) env SLUICE_PACKAGES=$(CURDIR)/$(PACKAGES) $(GO) test -count=1 -v -timeout 20m -run 'Systemd' ./internal/packaging
+
 clean: ## what was built
 	rm -rf bin bench/out
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22

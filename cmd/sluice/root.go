@@ -46,7 +46,7 @@ them.`,
 	root.AddCommand(
 		runCommand(a), checkCommand(a), reloadCommand(a), detachCommand(a),
 		statusCommand(a), flowsCommand(a), natCommand(a), explainCommand(a), traceCommand(a), dropsCommand(a), configCommand(a),
-		labCommand(a), benchCommand(a), versionCommand(a),
+		labCommand(a), benchCommand(a), versionCommand(a), manCommand(a),
 	)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)

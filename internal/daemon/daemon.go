@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Daemon struct {
 	reloads       chan reloadRequest
 	tracing       chan struct{} // full while a trace is on
 	watching      flowWatch
+	watchdog      watchdog
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -197,6 +199,10 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	if err := notify("READY=1\nSTATUS=forwarding"); err != nil {
 		d.log.Warn(err.Error())
 	}
+	var short bool
+	if d.watchdog, short = newWatchdog(os.Getenv); short {
+		d.log.Warn("WatchdogSec= is shorter than 3 s: systemd will end the service between two signs of life")
+	}
 	return d.loop(ctx, failed)
 }
 
@@ -233,6 +239,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			for _, t := range d.plane.threads {
 				t.measure()
 			}
+			d.feedWatchdog()
 		}
 		d.refresh()
 	}

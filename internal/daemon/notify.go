@@ -7,7 +7,7 @@ import (
 )
 
 // notify tells systemd about the state of the service (sd_notify(3)): READY=1,
-// RELOADING=1, STOPPING=1, STATUS=…. Without NOTIFY_SOCKET it does nothing. An
+// RELOADING=1, STOPPING=1, WATCHDOG=1, STATUS=…. Without NOTIFY_SOCKET it does nothing. An
 // abstract socket is written with a leading @.
 func notify(state string) error {
 	name := os.Getenv("NOTIFY_SOCKET")

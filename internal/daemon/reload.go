@@ -37,7 +37,8 @@ func (d *Daemon) Reload(ctx context.Context) (control.ReloadResult, error) {
 
 // reload reads the file again, and keeps how it went for status.
 func (d *Daemon) reload(by string) reloadAnswer {
-	_ = notify("RELOADING=1")
+	// The time lets Type=notify-reload tell this reload's READY=1 from an older one.
+	_ = notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", d.plane.threads[0].clock.Now()/1000))
 	defer func() { _ = notify("READY=1") }()
 	result, err := d.tryReload()
 	d.view.lastReload = &control.LastReload{At: time.Now()}

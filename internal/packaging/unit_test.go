@@ -1,0 +1,41 @@
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestUnit: systemd understands every line of the unit.
+func TestUnit(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("systemd-analyze is missing (apt-get install systemd); under CI=true no test may be left out")
+		}
+		t.Skip(err)
+	}
+	text, err := os.ReadFile("sluice.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(unit string) string {
+		// What is verified besides the syntax: that the programs exist.
+		path := filepath.Join(t.TempDir(), "sluice.service")
+		unit = strings.ReplaceAll(unit, "/usr/bin/sluice", "/bin/true")
+		if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, _ := exec.Command(analyze, "verify", "--man=no", "--recursive-errors=no", path).CombinedOutput()
+		return string(out)
+	}
+	if out := verify(string(text)); strings.Contains(out, "sluice.service") {
+		t.Errorf("systemd-analyze verify:\n%s", out)
+	}
+	wrong := strings.Replace(string(text), "WatchdogSec", "WachtdogSec", 1)
+	if out := verify(wrong); !strings.Contains(out, "WachtdogSec") {
+		t.Errorf("a mistake is not noticed:\n%s", out)
+	}
+}
