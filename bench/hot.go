@@ -100,8 +100,9 @@ func (h *hot) rewrite(part []xdp.Desc, direction int) {
 			continue
 		}
 		frame := h.frames[d.Addr : d.Addr+uint64(d.Len)]
-		h.flows.Update(f, dir, p)
-		f.Touch(dir, p.Length(), now)
+		if h.flows.Update(f, dir, p) {
+			f.Touch(dir, p.Length(), now)
+		}
 		nat.Forward(frame, p, f.Answer(dir))
 		copy(frame[0:6], to[:])
 		copy(frame[6:12], from[:])

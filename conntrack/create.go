@@ -1,9 +1,6 @@
 package conntrack
 
 import (
-	"sync/atomic"
-
-	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
 
@@ -28,8 +25,8 @@ type NewFlow struct {
 // dir which of its directions nf.Original is. Of several workers that create the
 // same flow at the same moment one does, and all get the same. Where r is not
 // None nothing has changed: FlowTableFull, SourceLimit, or ReplyTupleTaken if
-// another flow already waits for nf.Reply. A full table ends nothing to make room (RFC 6888
-// REQ-11D).
+// another flow already waits for nf.Reply. A full table ends nothing to make
+// room here (RFC 6888 REQ-11D); see EarlyDrop.
 //
 // The first packet is not counted; Touch it like any other.
 func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
@@ -108,7 +105,8 @@ func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
 	f.nextHop[Original].Store(0)
 	f.nextHop[Reply].Store(0)
 	f.packets, f.bytes = [2]uint64{}, [2]uint64{}
-	f.window, f.maxWin = [2]window{}, [2]uint16{}
+	f.sent, f.acked = [2]uint32{}, [2]uint32{}
+	f.windows.Store(0)
 	storeTick(&f.seen, now)
 	f.status.Store(uint32(phaseBuilding | initial(nf.Original.Proto, nf.First, nf.TCPFlags)))
 }
@@ -285,30 +283,4 @@ func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 		w.Release(m)
 	}
 	w.flows.bury(id, t.epoch.Load())
-}
-
-// Update moves the flow's state on by packet p, which arrived in direction d.
-func (w *Worker) Update(f *Flow, d Direction, p *packet.Packet) {
-	if moves[f.status.Load()%stateSpace][p.TCPFlags] {
-		w.advance(f, d, p)
-	}
-}
-
-func (w *Worker) advance(f *Flow, d Direction, p *packet.Packet) {
-	for {
-		s := status(f.status.Load())
-		next := s.next(p.Proto, d, p.TCPFlags)
-		if f.Kind() == ServiceDSR && d == Original && atomic.LoadUint64(&f.packets[Original]) > 0 {
-			next = next.oneWay(p.Proto, p.TCPFlags)
-		}
-		if next == s || s.phase() != phaseLive {
-			return
-		}
-		if f.status.CompareAndSwap(uint32(s), uint32(next)) {
-			if from, to := s.state(), next.state(); from != to {
-				w.note(EventState, f, from, to, verdict.None)
-			}
-			return
-		}
-	}
 }

@@ -13,6 +13,8 @@
 //	lookup.go    a whole burst at once, memory latency overlapped
 //	create.go    birth and end of flows;  mapping.go, source.go, external.go
 //	state.go     the TCP state machine;  timeouts.go
+//	sequence.go  which segments it believes;  syn.go  how connections begin
+//	earlydrop.go flows without an answer yield in a full table
 //	pool.go, epoch.go   where records come from and when they may be reused
 //	header.go    what the memory says of itself
 //	rebuild.go   adoption of what another process left;  remap.go, grow.go, report.go
@@ -51,12 +53,15 @@
 //   - A pointer to a record is good until its worker's next Quiesce or Offline.
 //     An ended record is reused no sooner than every worker has passed one, and
 //     then under a new generation.
-//   - A full table refuses what is new. It never ends what is there.
+//   - A full table refuses what is new. It never ends what is there, except that
+//     EarlyDrop ends a flow that was never answered.
+//   - What is known of TCP's numbers changes by plain stores, too, of words that
+//     only packets of one direction write: see sequence.go.
 //
 // Methods of Table are for the control plane and may be called from any
 // goroutine unless they say otherwise.
 //
 // It follows RFC 4787, 5382, 5508 and 7857 (time-outs, what keeps a mapping),
-// RFC 6146 3.5.2 and Linux' net/netfilter/nf_conntrack_proto_tcp.c (the TCP
-// states), and K. Fraser, "Practical lock-freedom" (2004), for the epochs.
+// RFC 6146 3.5.2, RFC 5961 and Linux' net/netfilter/nf_conntrack_proto_tcp.c (the
+// TCP states, which segments they follow), and K. Fraser, "Practical lock-freedom" (2004), for the epochs.
 package conntrack

@@ -44,14 +44,11 @@ type Flow struct {
 	seen    Tick          // last packet; see storeTick
 	packets [2]uint64     // see addCounter
 	bytes   [2]uint64
-	window  [2]window // TCP's: reserved, 0
-	maxWin  [2]uint16 // largest window offered, unscaled: likewise
+	sent    [2]uint32     // TCP: one past the highest sequence number sent, by Direction
+	acked   [2]uint32     // TCP: the highest that this direction acknowledged
+	windows atomic.Uint32 // TCP: the largest windows offered, unscaled: original | reply << 16
 	link    atomic.Uint32
 }
-
-// window is one direction's TCP window: the highest sequence number sent, plus
-// one, and the highest that the other side allowed.
-type window [2]uint32
 
 // expiring is the time last seen of a flow that an expirer is about to end. No
 // clock shows it: it is the tick in which the machine booted.
@@ -102,6 +99,11 @@ func (f *Flow) Alive() bool { return status(f.status.Load()).phase() == phaseLiv
 // directions do (RFC 4787 REQ-6).
 func (f *Flow) Touch(d Direction, n int, now Tick) {
 	storeTick(&f.seen, now)
+	f.Count(d, n)
+}
+
+// Count counts a packet of n bytes that does not put off the flow's end.
+func (f *Flow) Count(d Direction, n int) {
 	addCounter(&f.packets[d&1], 1)
 	addCounter(&f.bytes[d&1], uint64(n))
 }

@@ -33,7 +33,7 @@ type header struct {
 const (
 	magic         = 0x6c66656369756c73 // "sluicefl"
 	cleanMark     = 0x6e61656c63       // "clean"
-	layoutVersion = 4
+	layoutVersion = 5
 
 	// maxPorts is the most interfaces that flows can refer to.
 	maxPorts = 64

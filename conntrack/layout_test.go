@@ -43,8 +43,9 @@ func TestLayout(t *testing.T) {
 		{"Flow.seen", unsafe.Offsetof(f.seen), 68},
 		{"Flow.packets", unsafe.Offsetof(f.packets), 72},
 		{"Flow.bytes", unsafe.Offsetof(f.bytes), 88},
-		{"Flow.window", unsafe.Offsetof(f.window), 104},
-		{"Flow.maxWin", unsafe.Offsetof(f.maxWin), 120},
+		{"Flow.sent", unsafe.Offsetof(f.sent), 104},
+		{"Flow.acked", unsafe.Offsetof(f.acked), 112},
+		{"Flow.windows", unsafe.Offsetof(f.windows), 120},
 		{"Flow.link", unsafe.Offsetof(f.link), 124},
 		{"Mapping", unsafe.Sizeof(m), 64},
 		{"Mapping.source", unsafe.Offsetof(m.source), 16},
@@ -56,7 +57,7 @@ func TestLayout(t *testing.T) {
 			t.Errorf("%s is at, or has, %d bytes; want %d", c.what, c.got, c.want)
 		}
 	}
-	const want = 0x8bde72c
+	const want = 0xe8aa3873
 	if got := layoutHash(); got != want {
 		t.Errorf("layout hash %#x, want %#x: the layout changed; so must layoutVersion", got, want)
 	}

@@ -43,13 +43,14 @@ func (t *Table) SourceOf(m *Mapping) *Source {
 // another endpoint, 0 for now. A TCP connection that ended by its time-out was
 // silent for that long: it has rested, so that one whose close was seen whole
 // does after its TIME-WAIT (the exemption of RFC 6888 REQ-8 A). One that was
-// ended by somebody has not.
+// ended by somebody has not. A flow that was never answered and made room has no
+// peer in TIME-WAIT, and if its port rested, a flood would use up the ports instead.
 func (w *Worker) restUntil(proto uint8, s State, why verdict.Reason) Tick {
 	rest := Tick(w.table.rest.Load())
 	if proto == packet.ProtoTCP && why == verdict.None {
 		rest -= min(rest, w.table.limits.Load()[s%stateSpace])
 	}
-	if rest == 0 {
+	if rest == 0 || why == verdict.EarlyDrop {
 		return 0
 	}
 	return max(w.now+rest, 1)

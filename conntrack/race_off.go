@@ -9,4 +9,5 @@ package conntrack
 // in the same tick either stays.
 
 func storeTick(p *Tick, v Tick)      { *p = v }
+func storeWord(p *uint32, v uint32)  { *p = v }
 func addCounter(p *uint64, v uint64) { *p += v }

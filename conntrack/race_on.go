@@ -8,4 +8,5 @@ import "sync/atomic"
 // cannot know that they are allowed to race.
 
 func storeTick(p *Tick, v Tick)      { atomic.StoreUint32((*uint32)(p), uint32(v)) }
+func storeWord(p *uint32, v uint32)  { atomic.StoreUint32(p, v) }
 func addCounter(p *uint64, v uint64) { atomic.AddUint64(p, v) }

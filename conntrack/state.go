@@ -53,9 +53,12 @@ func (s State) String() string {
 //	      6-7   a SYN was seen from original, reply; of UDP, any packet
 //	      8-9   the SYN of original, reply was acknowledged by the other side
 //	     10-11  a FIN was seen from original, reply
-//	     12     the direction of the later FIN
-//	     13-14  a RST was seen from original, reply
-//	     16-23  window scales, original and reply: reserved, 0
+//	     12-13  a RST was seen from original, reply
+//	     14-15  a SYN from original, reply came when the connection was over
+//	     16-23  window scales, 4 bits each, of original, reply
+//	     24-25  sent and windows of original, reply are known
+//	     26-27  the SYN of original, reply offered no window scaling
+//	     28-29  original, reply sent a TCP segment in fragments
 type status uint32
 
 const (
@@ -70,12 +73,17 @@ const (
 	synSeen      status = 1 << 6
 	synAcked     status = 1 << 8
 	finSeen      status = 1 << 10
-	laterFin     status = 1 << 12
-	rstSeen      status = 1 << 13
+	rstSeen      status = 1 << 12
+	synAgain     status = 1 << 14
+	scaleShift          = 16
+	known        status = 1 << 24
+	unscaled     status = 1 << 26
+	divided      status = 1 << 28
 	bothSyn             = synSeen | synSeen<<1
 	bothSynAcked        = synAcked | synAcked<<1
 	bothFin             = finSeen | finSeen<<1
 	bothRst             = rstSeen | rstSeen<<1
+	bothKnown           = known | known<<1
 	opened              = bothSyn | bothSynAcked
 )
 
@@ -104,50 +112,31 @@ func initial(proto uint8, d Direction, flags uint8) status {
 	return status(OtherProtocol)
 }
 
-// moves says for each state and TCP flags whether such a packet may change
-// anything: nearly none does, and the rest need not be worked out. A table, so
-// that the test is inlined where packets are handled.
-var moves = func() (m [stateSpace][256]bool) {
-	const open = packet.TCPSyn | packet.TCPFin | packet.TCPRst
-	for flags := range m[0] {
-		for _, s := range []State{TCPSynSent, TCPSynReceived, TCPLastAck, TCPClose, UDPUnreplied} {
-			m[s][flags] = true
-		}
-		m[TCPEstablished][flags] = flags&open != 0
-		m[TCPFinWait][flags] = flags&open != 0
-		m[TCPTimeWait][flags] = flags&(packet.TCPSyn|packet.TCPRst) != 0
-	}
-	return m
-}()
+// settled says for each state whether no packet changes anything in it: the
+// test that is inlined where packets are handled.
+var settled = [stateSpace]bool{UDPReplied: true, ICMPQuery: true, OtherProtocol: true}
 
-// next is the status after a packet of protocol proto in direction d.
-func (s status) next(proto uint8, d Direction, flags uint8) status {
-	switch proto {
-	case packet.ProtoTCP:
-		return s.tcp(d, flags)
-	case packet.ProtoUDP:
-		// Answered is what both sides have sent; who began does not matter.
-		if s.state() != UDPUnreplied {
-			return s
-		}
-		if s |= synSeen << uint(d&1); s&bothSyn == bothSyn {
-			return s.withState(UDPReplied)
-		}
+// next is the status after a packet of a protocol other than TCP in direction d.
+func (s status) next(proto uint8, d Direction) status {
+	if proto != packet.ProtoUDP || s.state() != UDPUnreplied {
+		return s
+	}
+	// Answered is what both sides have sent; who began does not matter.
+	if s |= synSeen << uint(d&1); s&bothSyn == bothSyn {
+		return s.withState(UDPReplied)
 	}
 	return s
 }
 
-// tcp is the status after a segment: the states of RFC 7857 2, by flags only.
-// Sequence numbers are not checked yet, so nothing here may make a flow easier to
-// kill than its end points are (RFC 5961 3): and no state stops a packet (RFC
-// 5382 REQ-2), the RST that answers a challenge ACK included (RFC 5961 10).
+// tcp is the status after a segment in direction d that fits the connection by
+// its numbers: the states of RFC 7857 2 and RFC 6146 3.5.2. What does not fit does
+// not come here, see Flow.fits; so nothing here makes a flow easier to end than its
+// end points are. And no state stops a packet (RFC 5382 REQ-2), the RST that
+// answers a challenge ACK included (RFC 5961 10).
 func (s status) tcp(d Direction, flags uint8) status {
 	from, to := uint(d&1), uint(d&1^1)
 	if flags&packet.TCPRst != 0 {
 		return s.withState(TCPClose) | rstSeen<<from
-	}
-	if flags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn && s.reopens(d) {
-		s &= phaseMask
 	}
 	if flags&packet.TCPSyn != 0 {
 		s |= synSeen << from
@@ -162,13 +151,6 @@ func (s status) tcp(d Direction, flags uint8) status {
 		s = s.revived(d, flags)
 	}
 	return s.closing(d, flags)
-}
-
-// reopens reports whether a SYN in direction d begins a new connection between
-// the same end points. On a connection that is alive it does not: the end point
-// answers it with a challenge ACK, and both pass (RFC 5961 4).
-func (s status) reopens(d Direction) bool {
-	return s.state() == TCPTimeWait || s.state() == TCPClose && d == Original
 }
 
 // opening is s by how far the handshake got. Each SYN must have been
@@ -186,7 +168,7 @@ func (s status) opening() status {
 }
 
 // revived takes an established connection back out of TCPClose when the side
-// that the RST came from goes on sending: the RST was forged, or out of window
+// that the RST came from goes on sending: whoever guessed its number was lucky
 // (RFC 7857 2.2). The other side's late segments prove nothing.
 func (s status) revived(d Direction, flags uint8) status {
 	if s&opened == opened && s&bothFin == 0 && s&(rstSeen<<uint(d&1)) != 0 && flags&packet.TCPAck != 0 {
@@ -195,28 +177,13 @@ func (s status) revived(d Direction, flags uint8) status {
 	return s
 }
 
-// closing is s after the FIN, or the ACK of the last one, in a segment. Data
-// changes nothing (RFC 5961 5).
+// closing is s after the FIN in a segment. Data changes nothing (RFC 5961 5).
 func (s status) closing(d Direction, flags uint8) status {
-	from := uint(d & 1)
-	switch s.state() {
-	case TCPEstablished, TCPFinWait:
-		if flags&packet.TCPFin == 0 || s&(finSeen<<from) != 0 {
-			return s
-		}
-		s = s&^laterFin | finSeen<<from | laterFin*status(from)
-		if s&bothFin == bothFin {
-			return s.withState(TCPLastAck)
-		}
-		return s.withState(TCPFinWait)
-	case TCPLastAck:
-		later := uint(0)
-		if s&laterFin != 0 {
-			later = 1
-		}
-		if flags&(packet.TCPFin|packet.TCPAck) == packet.TCPAck && from != later {
-			return s.withState(TCPTimeWait)
-		}
+	if state := s.state(); flags&packet.TCPFin == 0 || state != TCPEstablished && state != TCPFinWait {
+		return s
 	}
-	return s
+	if s |= finSeen << uint(d&1); s&bothFin == bothFin {
+		return s.withState(TCPLastAck)
+	}
+	return s.withState(TCPFinWait)
 }

@@ -47,8 +47,8 @@ func (t *Table) start(cfg *Config) {
 	t.flowPool = newPool(len(t.flows)-1, n, func(id uint32) *atomic.Uint32 { return &t.flows[id].link })
 	t.mappingPool = newPool(len(t.mappings)-1, n, func(id uint32) *atomic.Uint32 { return &t.mappings[id].link })
 	t.sourcePool = newPool(len(t.sources)-1, n, func(id uint32) *atomic.Uint32 { return &t.sources[id].link })
-	for range n {
-		w := &Worker{table: t}
+	for i := range n {
+		w := &Worker{table: t, probe: uint64(i) << 48}
 		w.flows.pool, w.mappings.pool, w.sources.pool = t.flowPool, t.mappingPool, t.sourcePool
 		w.events.init(cfg.Events)
 		t.workers = append(t.workers, w)
@@ -78,6 +78,7 @@ type Worker struct {
 	mappings stash
 	sources  stash
 	events   Ring
+	probe    uint64 // counts the records that EarlyDrop looked at
 
 	// How many flows in each state, mappings and sources began here minus
 	// how many ended here: only the sums over all workers mean anything.

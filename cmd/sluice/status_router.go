@@ -16,7 +16,11 @@ func writeRouter(w io.Writer, r *control.Router) {
 	rows = append(rows,
 		control.Counter{Name: "ICMP errors beyond the limit, not sent", Packets: r.ICMPErrorsLimited},
 		control.Counter{Name: "packets fragmented", Packets: r.FragmentedPackets},
-		control.Counter{Name: "fragments", Packets: r.Fragments})
+		control.Counter{Name: "fragments", Packets: r.Fragments},
+		control.Counter{Name: "TCP segments out of window, passed", Packets: r.TCPOutOfWindow},
+		control.Counter{Name: "TCP SYNs with a lowered MSS", Packets: r.MSSClamped},
+		control.Counter{Name: "unsolicited SYNs, answered after 6 s or never", Packets: r.SYNsHeld},
+		control.Counter{Name: "unanswered flows ended to make room (early-drop)", Packets: r.EarlyDrops})
 	t := newTable(w, right("PACKETS"), left("WHAT"))
 	t.indent = "  "
 	any := false

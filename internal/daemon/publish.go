@@ -259,6 +259,7 @@ func (p *publisher) build(wanted map[uint32]*external) *gateway.Snapshot {
 	s := &gateway.Snapshot{
 		Policy: p.policy, Routes: p.routes,
 		Ports: nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
+		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
 	}
 	for i := range p.config.Interfaces {
 		s.Roles[i] = role(p.config.Interfaces[i].Role)
@@ -273,6 +274,17 @@ func (p *publisher) build(wanted map[uint32]*external) *gateway.Snapshot {
 		}
 	}
 	return s
+}
+
+// mss is masquerade.mss-clamp as workers know it.
+func mss(c config.MSSClamp) uint16 {
+	switch c {
+	case config.ClampOff:
+		return 0
+	case config.ClampAuto:
+		return gateway.MSSAuto
+	}
+	return uint16(c)
 }
 
 // pool returns the external addresses of flows that leave by port: the same

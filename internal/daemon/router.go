@@ -17,6 +17,10 @@ func (d *Daemon) routerStatus(s *control.Status) {
 		r.ICMPErrorsLimited += c.ErrorsLimited
 		r.FragmentedPackets += c.Fragmented
 		r.Fragments += c.Fragments
+		r.TCPOutOfWindow += c.OutOfWindow
+		r.MSSClamped += c.Clamped
+		r.EarlyDrops += c.EarlyDrops
+		r.SYNsHeld += c.SYNsHeld
 	}
 	for k := gateway.NoError + 1; k < gateway.ErrorKinds; k++ {
 		r.ICMPErrors = append(r.ICMPErrors, control.Counter{Name: k.String(), Packets: kinds[k]})

@@ -43,11 +43,16 @@ type Counters struct {
 	FragmentsHeld       uint64 // of them, those that came before the first one of their datagram
 	FragmentsHandedOver uint64 // given to the worker that has their datagram
 
+	OutOfWindow uint64 // TCP segments that passed and left no trace: see conntrack.Worker.Update
+	Clamped     uint64 // SYNs whose maximum segment size was lowered
+	EarlyDrops  uint64 // flows that ended to make room: see conntrack.Worker.EarlyDrop
+	SYNsHeld    uint64 // unsolicited SYNs that an answer was put off for
+
 	PortSearch nat.AllocatorCounters // as of the last publication
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 16 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 20 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -78,7 +83,8 @@ func (p *published) store(c *Counters) {
 	}
 	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
 		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
-		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver} {
+		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver,
+		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld} {
 		put(v)
 	}
 }
@@ -102,7 +108,8 @@ func (p *published) load() (c Counters) {
 	}
 	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
 		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
-		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver} {
+		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver,
+		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld} {
 		*v = get()
 	}
 	return c

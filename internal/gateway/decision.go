@@ -71,7 +71,7 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 	}
 	d.Asked, d.Policy = Forwards, s.Policy.Decide(p.Src, p.Dst)
 	if d.Policy.Masquerade {
-		d.Kind, d.Reason = conntrack.Masquerade, translatable(p)
+		d.Kind, d.Reason = conntrack.Masquerade, s.translatable(p)
 	}
 }
 
@@ -151,18 +151,17 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 		// RFC 4787 REQ-9, RFC 5382 REQ-8: between inside hosts, with the external source.
 		d.Target.Dst, d.Target.DstPort = m.Inside()
 		if d.Reason = s.lookup(d, in, p); d.Reason == verdict.None {
-			d.Kind, d.Reason = conntrack.Masquerade, translatable(p)
+			d.Kind, d.Reason = conntrack.Masquerade, s.translatable(p)
 		}
 	}
 }
 
 // translatable refuses what cannot begin a masqueraded flow: what begins one
 // behaves as its protocol's RFC asks (RFC 6888 REQ-1).
-func translatable(p *packet.Packet) verdict.Reason {
+func (s *Snapshot) translatable(p *packet.Packet) verdict.Reason {
 	switch p.Proto {
 	case packet.ProtoTCP:
-		// RFC 5382 REQ-5: mid-stream segments begin nothing (tcp-pickup: off).
-		if p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst) != packet.TCPSyn {
+		if !s.opens(p.TCPFlags) {
 			return verdict.TCPWithoutFlow
 		}
 	case packet.ProtoUDP:

@@ -19,6 +19,7 @@ const (
 	NetUnreachable                // 3/0
 	HostUnreachable               // 3/1
 	Prohibited                    // 3/13
+	PortUnreachable               // 3/3
 	ErrorKinds                    // their number
 )
 
@@ -32,6 +33,7 @@ var errorKinds = [ErrorKinds]struct {
 	NetUnreachable:      {"net-unreachable", packet.ICMPUnreachable, 0},
 	HostUnreachable:     {"host-unreachable", packet.ICMPUnreachable, 1},
 	Prohibited:          {"prohibited", packet.ICMPUnreachable, 13},
+	PortUnreachable:     {"port-unreachable", packet.ICMPUnreachable, 3},
 }
 
 // String returns the kind's kebab-case word.
@@ -44,8 +46,8 @@ func (k ErrorKind) String() string {
 
 // errorFor is what the sender of a packet that was dropped is told; nothing,
 // where there is no entry. A packet that policy refuses, or that nothing is
-// mapped for, is dropped in silence: an answer would help none but a scanner (RFC
-// 5382 REQ-4 lets a SYN go unanswered).
+// mapped for, is dropped in silence: an answer would help none but a scanner. A SYN
+// is the exception, and answered late: see holdSYN.
 var errorFor = [verdict.Count]ErrorKind{
 	verdict.TTLExpired:          TimeExceeded,        // RFC 1812 5.3.1
 	verdict.FragmentationNeeded: FragmentationNeeded, // RFC 1812 5.2.7.1, RFC 4787 REQ-13

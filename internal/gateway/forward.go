@@ -40,10 +40,10 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	if r := w.ready(hop, src); r != verdict.None {
 		return r
 	}
-	if !p.Is(packet.FlagLaterFragment) { // has no transport header
-		w.flows.Update(flow, dir, p)
+	w.account(p, flow, dir)
+	if p.TCPFlags&packet.TCPSyn != 0 {
+		w.clamp(frame, p, hop)
 	}
-	flow.Touch(dir, p.Length(), w.now)
 	nat.Forward(frame, p, flow.Answer(dir))
 	if src != p.Src && divisible(p) {
 		w.identify(frame, p)
@@ -51,6 +51,20 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	d.Len = uint32(p.End)
 	w.send(d, frame, p, src, hop)
 	return verdict.None
+}
+
+// account counts a packet to its flow, and has it move the flow's state and put off
+// its end. A later fragment does neither: its first one did. It shows no header.
+func (w *Worker) account(p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) {
+	switch {
+	case p.Is(packet.FlagLaterFragment):
+		flow.Count(dir, p.Length())
+	case w.flows.Update(flow, dir, p):
+		flow.Touch(dir, p.Length(), w.now)
+	default:
+		flow.Count(dir, p.Length())
+		w.counters.OutOfWindow++
+	}
 }
 
 // sameSide reports whether port in is on the side where packets of direction dir

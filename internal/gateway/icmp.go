@@ -32,6 +32,9 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if !s.sameSide(w.in, flow, dir) {
 		return verdict.SpoofedSource
 	}
+	if quoted.Proto == packet.ProtoTCP && !flow.Sent(dir.Opposite(), quoted.Seq) {
+		return verdict.ICMPErrorImplausible // RFC 5927 4.1
+	}
 	if p.TTL <= 1 {
 		return verdict.TTLExpired
 	}

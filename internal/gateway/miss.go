@@ -33,6 +33,7 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 func (w *Worker) masquerade(p *packet.Packet, key, target conntrack.Tuple, out fib.PortID, x *conntrack.External) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
 	m, r := w.mapping(p, out, x)
 	if r != verdict.None {
+		w.yield(r)
 		return nil, 0, r
 	}
 	reply := target.Reverse()
@@ -61,6 +62,7 @@ func (w *Worker) create(p *packet.Packet, nf *conntrack.NewFlow) (*conntrack.Flo
 	if nf.Mapping != nil && (existed || r != verdict.None) {
 		w.flows.Release(nf.Mapping)
 	}
+	w.yield(r)
 	return flow, dir, r
 }
 

@@ -43,50 +43,6 @@ func TestSimultaneousOpen(t *testing.T) {
 	r.one(insidePort)
 }
 
-// TestUnsolicitedSYN: RFC 5382 REQ-4a. A SYN that no mapping waits for is never
-// answered, neither at once nor later, and does not keep the inside host from
-// opening the connection meanwhile.
-func TestUnsolicitedSYN(t *testing.T) {
-	other := ip("198.51.100.77")
-	for _, tt := range []struct {
-		name string
-		dst  uint32
-		pool bool
-		want verdict.Reason
-	}{
-		{"for a port that is mapped towards another", external, false, verdict.Filtered},
-		{"for an address of NAT's alone", pooled, true, verdict.NoMapping},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var options []rigOption
-			if tt.pool {
-				options = append(options, withPool)
-			}
-			r := newRig(t, options...)
-			if !tt.pool {
-				r.send(insidePort, from{src: client, dst: server, sport: 40000, dport: 443}.tcp(t, packet.TCPSyn))
-				r.one(outsidePort)
-			}
-			syn := from{src: other, dst: tt.dst, sport: 443, dport: 40000}.tcp(t, packet.TCPSyn)
-			r.send(outsidePort, syn)
-			r.none(tt.want)
-			r.send(insidePort, from{src: client, dst: other, sport: 40000, dport: 443}.tcp(t, packet.TCPSyn))
-			if v := r.one(outsidePort); v.packet.Src != tt.dst || v.tcp.SrcPort != 40000 {
-				t.Fatalf("the inside SYN left as %v:%v", src(v), v.tcp.SrcPort)
-			}
-			r.send(outsidePort, syn) // sent again, it now meets a flow
-			r.one(insidePort)
-			r.now += 100 * conntrack.TicksPerSecond
-			r.step()
-			for i, p := range r.ports {
-				if all := p.sent(); len(all) != 0 {
-					t.Errorf("%d frames left by port %d unasked", len(all), i)
-				}
-			}
-		})
-	}
-}
-
 // TestResetKeepsTheFlow: RFC 7857 2.2. A RST is translated, but does not end the
 // flow: for four minutes what is still on the way passes, and a connection whose
 // alleged resetter goes on is an established one again.

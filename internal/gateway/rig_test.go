@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -58,6 +59,7 @@ type rig struct {
 	now      conntrack.Tick
 	maxFlows int
 	mtu      uint16 // of both ports
+	outMTU   uint16 // of the outside port, if not 0
 	extra    []fib.Route
 	workers  int
 	exchange *fragment.Exchange
@@ -109,7 +111,7 @@ func (r *rig) interfaces(outsideUp bool) {
 	ifaces := []fib.Interface{
 		{Port: insidePort, Name: "in0", Ifindex: 1, MAC: gatewayMACs[0], MTU: r.mtu, Up: true, Virtual: true, Primary: gatewayInside,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/24")}},
-		{Port: outsidePort, Name: "out0", Ifindex: 2, MAC: gatewayMACs[1], MTU: r.mtu, Up: outsideUp, Virtual: true, Primary: external,
+		{Port: outsidePort, Name: "out0", Ifindex: 2, MAC: gatewayMACs[1], MTU: cmp.Or(r.outMTU, r.mtu), Up: outsideUp, Virtual: true, Primary: external,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}},
 	}
 	r.builder.SetInterfaces(ifaces)
@@ -296,9 +298,29 @@ func (f from) udp(t testing.TB) []byte {
 	return f.frame(t, ip, l, gopacket.Payload(f.payload))
 }
 
+// clientISN and serverISN are the numbers with which the ends of a connection begin,
+// told apart by who has the higher port.
+const clientISN, serverISN uint32 = 100, 200
+
+// tcp is a segment that fits the beginning of a connection: after the SYN, with the
+// number behind it, and the acknowledgement of the other's.
 func (f from) tcp(t testing.TB, flags uint8) []byte {
+	seq, ack := clientISN, serverISN+1
+	if f.sport < f.dport {
+		seq, ack = serverISN, clientISN+1
+	}
+	if flags&packet.TCPSyn == 0 {
+		seq++
+	}
+	return f.segment(t, flags, seq, ack)
+}
+
+func (f from) segment(t testing.TB, flags uint8, seq, ack uint32, options ...layers.TCPOption) []byte {
+	if flags&packet.TCPAck == 0 {
+		ack = 0
+	}
 	ip, l := f.ipv4(layers.IPProtocolTCP), &layers.TCP{
-		SrcPort: layers.TCPPort(f.sport), DstPort: layers.TCPPort(f.dport), Seq: 100, Ack: 200, Window: 1000,
+		SrcPort: layers.TCPPort(f.sport), DstPort: layers.TCPPort(f.dport), Seq: seq, Ack: ack, Window: 1000, Options: options,
 		SYN: flags&packet.TCPSyn != 0, ACK: flags&packet.TCPAck != 0, FIN: flags&packet.TCPFin != 0, RST: flags&packet.TCPRst != 0,
 	}
 	_ = l.SetNetworkLayerForChecksum(ip)

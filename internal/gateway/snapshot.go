@@ -24,6 +24,11 @@ type Snapshot struct {
 
 	Hairpin     bool // masquerade.hairpin
 	DropOptions bool // masquerade.ip-options: drop
+	PickUp      bool // masquerade.tcp-pickup: outbound
+
+	// MSS is masquerade.mss-clamp: the largest maximum segment size that a SYN
+	// may leave with, MSSAuto or 0 for off.
+	MSS uint16
 }
 
 // leavesOutside reports whether a packet that leaves by port out towards dst

@@ -91,6 +91,10 @@ type Worker struct {
 	wake     func(worker int)
 	spare    [1]xdp.Desc // a frame for a copy
 
+	syns    heldSYNs
+	full    conntrack.Tick // when a table was last found full; meaningful while pressed
+	pressed bool
+
 	counters  Counters
 	published published
 }
@@ -155,6 +159,9 @@ func (w *Worker) begin(now conntrack.Tick) {
 	}
 	if changed && w.hold.n > 0 {
 		w.retryHeld()
+	}
+	if w.syns.n > 0 {
+		w.answerSYNs()
 	}
 }
 

@@ -98,8 +98,15 @@ type Packet struct {
 	ID          uint16 // IPv4 identification
 	FragOff     uint16 // fragment offset in bytes
 
+	// TCP's; SegmentLength is what the segment takes of the sequence space, SYN
+	// and FIN included, and WindowScale the option of a SYN. A quoted segment
+	// has Seq alone.
+	Seq, Ack              uint32
+	Window, SegmentLength uint16
+
 	Proto, TTL         uint8
 	TCPFlags           uint8
+	WindowScale        uint8
 	ICMPType, ICMPCode uint8
 	Flags              Flags
 }

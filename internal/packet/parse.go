@@ -153,6 +153,7 @@ func parseTCP(b []byte, p *Packet) verdict.Reason {
 	if !legalTCPFlags(p.TCPFlags) {
 		return verdict.BadTCPFlags
 	}
+	readSegment(b, p)
 	return verdict.None
 }
 
@@ -216,7 +217,9 @@ func ParseQuoted(b []byte, p *Packet) verdict.Reason {
 		}
 	}
 	switch p.Proto {
-	case ProtoTCP, ProtoUDP:
+	case ProtoTCP:
+		p.SrcPort, p.DstPort, p.Seq = be16(t), be16(t[2:]), be32(t[4:])
+	case ProtoUDP:
 		p.SrcPort, p.DstPort = be16(t), be16(t[2:])
 	case ProtoICMP:
 		parseICMP(t, p)

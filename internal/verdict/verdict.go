@@ -73,6 +73,8 @@ const (
 	BackendUnroutable
 	SourceRange
 	ServiceRemoved
+	ICMPErrorImplausible
+	EarlyDrop
 
 	// Routing and the way out.
 	NoRoute
@@ -158,6 +160,8 @@ var words = [Count]Words{
 	BackendUnroutable:    {"backend-unroutable", "the route to the chosen backend leads to the gateway's own host or by an interface that is not listed"},
 	SourceRange:          {"source-range", "the client is in none of the service's source-ranges"},
 	ServiceRemoved:       {"service-removed", "the flow's service is configured no more"},
+	ICMPErrorImplausible: {"icmp-error-implausible", "an ICMP error that quotes a TCP sequence number its receiver cannot have sent (RFC 5927)"},
+	EarlyDrop:            {"early-drop", "the flow was never answered, and ended so that a full table has room for a new one; raise conntrack.max-flows"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
