@@ -45,6 +45,7 @@ func AnswerReset(frame []byte, p *Packet, id uint16) {
 	p.L4 = p.L3 + IPv4MinLength
 	p.End = p.L4 + TCPMinLength
 	p.ID, p.TTL, p.TCPFlags, p.Flags, p.FragOff = id, answerTTL, flags, 0, 0
+	p.Seq, p.Ack, p.Window, p.SegmentLength, p.WindowScale = seq, ack, 0, 0, 0
 
 	h := frame[p.L3:p.L4]
 	binary.BigEndian.PutUint32(h, 0x4500<<16|IPv4MinLength+TCPMinLength)
