@@ -10,4 +10,8 @@ type Router struct {
 	MSSClamped        uint64    `json:"mss_clamped"`       // SYNs
 	EarlyDrops        uint64    `json:"early_drops"`       // flows that were never answered and made room
 	SYNsHeld          uint64    `json:"syns_held"`         // unsolicited, answered after 6 seconds
+
+	FragmentsFollowed   uint64 `json:"fragments_followed"`    // that came, of datagrams that may have to be translated
+	FragmentsHeld       uint64 `json:"fragments_held"`        // of them, those that waited for the first one
+	FragmentsHandedOver uint64 `json:"fragments_handed_over"` // from one worker to another
 }

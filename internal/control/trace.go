@@ -27,7 +27,9 @@ const (
 )
 
 // Traced is a packet that a worker dealt with, told as an explanation. Its
-// verdict, besides an explanation's, can be `answer ARP` (action answer-arp);
+// verdict, besides an explanation's, can be `answer ARP` (action answer-arp),
+// and of a fragment `wait for the first fragment` (await-first-fragment) or `hand
+// over to another worker` (hand-over);
 // protocol and original are empty where the packet is malformed or not IPv4.
 type Traced struct {
 	Number int       `json:"number"` // from 1

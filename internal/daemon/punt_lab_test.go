@@ -46,8 +46,16 @@ func TestPuntLab(t *testing.T) {
 
 func newPuntLab(t *testing.T, program string) *puntLab {
 	t.Helper()
+	return newLabWith(t, program, lab.Options{}, func(config string) string {
+		return config + fmt.Sprintf("conntrack: {max-flows: 4096, timeouts: {udp-unreplied: %s}}\n", flowLife)
+	})
+}
+
+// newLabWith is the lab with a daemon whose configuration is the lab's, changed.
+func newLabWith(t *testing.T, program string, o lab.Options, change func(config string) string) *puntLab {
+	t.Helper()
 	dir := t.TempDir()
-	top, err := lab.Up(lab.Options{})
+	top, err := lab.Up(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,8 +67,7 @@ func newPuntLab(t *testing.T, program string) *puntLab {
 		}
 	})
 	file := filepath.Join(dir, "sluice.yaml")
-	text := lab.Config(socket) + fmt.Sprintf("conntrack: {max-flows: 4096, timeouts: {udp-unreplied: %s}}\n", flowLife)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(change(lab.Config(socket))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l.start(program, file, filepath.Join(dir, "notify.sock"))

@@ -17,6 +17,9 @@ func (d *Daemon) routerStatus(s *control.Status) {
 		r.ICMPErrorsLimited += c.ErrorsLimited
 		r.FragmentedPackets += c.Fragmented
 		r.Fragments += c.Fragments
+		r.FragmentsFollowed += c.FragmentsFollowed
+		r.FragmentsHeld += c.FragmentsHeld
+		r.FragmentsHandedOver += c.FragmentsHandedOver
 		r.TCPOutOfWindow += c.OutOfWindow
 		r.MSSClamped += c.Clamped
 		r.EarlyDrops += c.EarlyDrops

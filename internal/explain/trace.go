@@ -35,7 +35,13 @@ func (a *account) tellParsed(r *gateway.TraceRecord) {
 	if r.Completed {
 		a.decide(stageParse, 0, "its transport checksum was left to the hardware by a local stack, and is completed")
 	}
-	if a.p.Is(packet.FlagFragment) {
+	switch {
+	case !a.p.Is(packet.FlagFragment):
+	case r.HasFlow:
+		a.decide(stageParse, 0, "a fragment of datagram %d, at offset %d: the first one's flow is its own", a.p.ID, a.p.FragOff)
+	case r.Fate == gateway.Waiting || r.Fate == gateway.HandedOver:
+		a.decide(stageParse, 0, "a fragment of datagram %d, at offset %d", a.p.ID, a.p.FragOff)
+	default:
 		a.decide(stageParse, 0, "a fragment, at offset %d: no flow is looked up", a.p.FragOff)
 	}
 	switch {
@@ -103,6 +109,12 @@ func (a *account) tellFate(r *gateway.TraceRecord) {
 		a.e.Out = a.name(r.Out)
 		a.decide(stageDeparture, 0, "an ARP request for an external address that the host does not hold: answered")
 		a.conclude("answer ARP", "answer-arp")
+	case gateway.Waiting:
+		a.decide(stageDeparture, 0, "a copy waits for the first fragment of its datagram")
+		a.conclude("wait for the first fragment", "await-first-fragment")
+	case gateway.HandedOver:
+		a.decide(stageDeparture, 0, "another worker has its datagram, and gets a copy")
+		a.conclude("hand over to another worker", "hand-over")
 	case gateway.Dropped:
 		a.drop(r.Reason)
 		a.tellError(r)

@@ -198,6 +198,12 @@ func TestTraceWords(t *testing.T) {
 		{"a fragment", "eth1", func(t *testing.T) []byte {
 			return frame(t, ask(t, "udp 10.20.30.5:6000 10.8.0.1:53"), func(ip *layers.IPv4) { ip.FragOffset = 3 })
 		}, "forward", []string{"parse: a fragment, at offset 24: no flow is looked up", "departure: leaves by eth0 as 10.20.30.5 to 10.8.0.1, TTL 63"}},
+		{"a fragment before its first", "eth1", func(t *testing.T) []byte {
+			return frame(t, ask(t, "udp 10.20.30.5:6000 1.1.1.1:53"), func(ip *layers.IPv4) { ip.FragOffset, ip.Id = 3, 9 })
+		}, "wait for the first fragment", []string{"parse: a fragment of datagram 9, at offset 24", "departure: a copy waits for the first fragment of its datagram"}},
+		{"a first fragment", "eth1", func(t *testing.T) []byte {
+			return frame(t, ask(t, plain), func(ip *layers.IPv4) { ip.Flags, ip.Id = layers.IPv4MoreFragments, 9 })
+		}, "masquerade to 192.0.2.2:6000", []string{"parse: a fragment of datagram 9, at offset 0: the first one's flow is its own", "flow: the flow is in state unreplied now"}},
 		{"an ICMP error", "eth0", quote, "forward", []string{"parse: ICMP type 3, code 3",
 			"flow: an ICMP error about a flow, masquerade, state unreplied, by a packet that went in the original direction: 10.20.30.5:5000 to 1.1.1.1:53, answered as 1.1.1.1:53 to 192.0.2.2:5000",
 			"departure: waits for its next hop's link address, to leave by eth1 as 203.0.113.1 to 10.20.30.5, TTL 59"}},

@@ -63,7 +63,7 @@ func (t *Trace) Lost() (n uint64) {
 
 // TraceRecord is one packet as a worker dealt with it. Of Outcome and Found,
 // what needs a lookup is empty for packets that none is made for: malformed ones,
-// fragments, and those that IP options forbid.
+// fragments, whose flow is found later, and those that IP options forbid.
 type TraceRecord struct {
 	Now       conntrack.Tick
 	Snapshot  *Snapshot // that it was decided by
@@ -99,11 +99,13 @@ type TraceRecord struct {
 type Fate uint8
 
 const (
-	Dropped  Fate = iota
-	Sent          // it is in the transmit ring
-	Held          // it waits for the link address of its next hop
-	Punted        // the kernel was given it
-	Answered      // an ARP request, and this is the answer
+	Dropped    Fate = iota
+	Sent            // it is in the transmit ring
+	Held            // it waits for the link address of its next hop
+	Punted          // the kernel was given it
+	Answered        // an ARP request, and this is the answer
+	Waiting         // a copy waits for the first fragment of its datagram
+	HandedOver      // another worker has its datagram, and gets a copy
 )
 
 // copyTo copies a record, with the flow that its outcome points into it for.
@@ -212,7 +214,11 @@ func (w *Worker) traceOne(t *tap, d xdp.Desc) {
 	held := w.hold.n
 	t.before = w.counters
 	w.frames[0] = d
+	w.led = conntrack.Tuple{}
 	w.pass(r.In, 1)
+	if r.Malformed == verdict.None && r.Packet.Is(packet.FlagFragment) {
+		t.about = w.led
+	}
 	w.findOut(t, held)
 	if w.matches(r) {
 		w.trace.push(t)
@@ -268,7 +274,13 @@ func (w *Worker) findOut(t *tap, held int) {
 	}
 	r.fate(Punted, &c.Punts, &b.Punts)
 	r.fate(Dropped, &c.Drops, &b.Drops)
-	if flow, dir := w.flows.Find(t.about, w.now); flow != nil && r.Malformed == verdict.None && !r.Packet.Is(packet.FlagFragment) {
+	switch { // whatever had to go for its sake
+	case c.FragmentsHeld != b.FragmentsHeld:
+		r.Fate, r.Reason = Waiting, verdict.None
+	case c.FragmentsHandedOver != b.FragmentsHandedOver:
+		r.Fate, r.Reason = HandedOver, verdict.None
+	}
+	if flow, dir := w.flows.Find(t.about, w.now); flow != nil && r.Malformed == verdict.None {
 		if !r.HasFlow {
 			r.Found.fill(flow, dir)
 			r.HasFlow = true

@@ -109,6 +109,8 @@ func TestTraceFates(t *testing.T) {
 		{"time exceeded", "host 10.0.0.5", insidePort, expired, nil, false, TraceRecord{Fate: Dropped, Reason: verdict.TTLExpired, Error: TimeExceeded, Out: insidePort}},
 		{"held", "host 192.0.2.77", insidePort, from{src: client, dst: silent, sport: 1, dport: 2}.udp(t), nil, false, TraceRecord{Fate: Held, Out: outsidePort}},
 		{"malformed", "dropped", insidePort, short, nil, false, TraceRecord{Fate: Dropped, Malformed: verdict.FrameTooShort, Reason: verdict.FrameTooShort, Out: fib.NoPort}},
+		{"a fragment before its first", "host 10.0.0.5", insidePort, from{src: client, dst: server}.later(t, 1, 64, true, big(64)), nil, false, TraceRecord{Fate: Waiting, Out: fib.NoPort}},
+		{"a first fragment", "port 4711", insidePort, from{src: client, dst: server, sport: 4711, dport: 2, payload: big(56)}.udpPieces(t, 1, 32)[0], nil, true, TraceRecord{Fate: Sent, Out: outsidePort}},
 		{"a fragment", "host 10.9.0.9", insidePort, from{}.frame(t, fragment, payload("12345678")), nil, false, TraceRecord{Fate: Sent, Out: outsidePort}},
 		{"the ring is full", "dropped", insidePort, from{src: client, dst: server, sport: 5, dport: 2}.udp(t),
 			nil, true, TraceRecord{Fate: Dropped, Reason: verdict.TransmitRingFull, Out: outsidePort}},
