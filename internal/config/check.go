@@ -352,6 +352,27 @@ func (d *decoder) checkRest(c *Config) {
 		const sunPath = 107 // struct sockaddr_un, less the terminating zero
 		d.checkPath("control.socket", c.Control.Socket, sunPath)
 	}
+	if !d.failed("control.metrics") {
+		d.checkMetrics(c.Control.Metrics)
+	}
+}
+
+// checkMetrics asks for an address and port to answer at. No host name: what it
+// stands for may change, and what is listened at must not.
+func (d *decoder) checkMetrics(text string) {
+	const key = "control.metrics"
+	if text == "" {
+		return
+	}
+	at, err := netip.ParseAddrPort(text)
+	switch {
+	case err != nil || at.Port() == 0:
+		d.mistake(d.line(key), key, "%s is not ADDRESS:PORT; write one such as 127.0.0.1:9469", quote(text))
+	case at.Addr().IsMulticast():
+		d.mistake(d.line(key), key, "%s is a multicast address; write one of this host's", at.Addr())
+	case at.Addr().IsUnspecified():
+		d.warn(d.line(key), key, "%s is every address of the host, outside ones too, and whoever reaches it may read; 127.0.0.1 is this host's alone", at.Addr())
+	}
 }
 
 // checkPath asks for an absolute path of at most most bytes: the daemon's

@@ -11,7 +11,7 @@ import (
 
 // needsRestart are the keys that a running gateway cannot change: sockets,
 // memory and threads are made from them. A section stands for all keys under it.
-var needsRestart = []string{"interfaces", "conntrack.max-flows", "state-file", "driver", "cpus", "control"}
+var needsRestart = []string{"interfaces", "conntrack.max-flows", "state-file", "driver", "cpus", "control.socket"}
 
 // Change is one difference between two configurations.
 type Change struct {

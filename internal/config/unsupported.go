@@ -23,7 +23,6 @@ var notYet = []struct{ key, feature string }{
 	{"dsr-agent", "the DSR agent"},
 	{"nat-log", "NAT logging"},
 	{"filter", "packet filtering"},
-	{"control.metrics", "metrics over HTTP"},
 }
 
 // Supported reports whether key (a path without list indices, such as

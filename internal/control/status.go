@@ -203,6 +203,14 @@ type FlowUsage struct {
 	Usage
 	Protocols map[string]int `json:"protocols"` // tcp, udp, icmp, ...
 	States    map[string]int `json:"states"`
+	ByState   []FlowState    `json:"by_state"`
+}
+
+// FlowState is how many flows of a protocol are in a state.
+type FlowState struct {
+	Protocol string `json:"protocol"`
+	State    string `json:"state"`
+	Flows    int    `json:"flows"`
 }
 
 // Timeouts are the idle times in force, in seconds, named as in the
@@ -265,6 +273,7 @@ func (s *Status) fill() {
 	list(&s.Steering.Counters)
 	list(&s.Punts.Reasons)
 	list(&s.Router.ICMPErrors)
+	list(&s.Flows.ByState)
 	for i := range s.Interfaces {
 		list(&s.Interfaces[i].Addresses)
 		list(&s.Interfaces[i].Notes)

@@ -16,6 +16,7 @@ import (
 	"sluice/internal/config"
 	"sluice/internal/control"
 	"sluice/internal/fib"
+	"sluice/internal/metrics"
 	"sluice/internal/packet"
 	"sluice/internal/route"
 )
@@ -52,6 +53,7 @@ type Daemon struct {
 	tracing       chan struct{} // full while a trace is on
 	watching      flowWatch
 	watchdog      watchdog
+	metrics       *metrics.Listener
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -188,6 +190,13 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	defer cancel()
 	failed := make(chan error, 2)
 	server := control.NewServer(d, d.options.Version, d.log)
+	scrape := metrics.NewHandler(d)
+	server.SetMetrics(scrape)
+	d.metrics = metrics.NewListener(scrape, d.log)
+	defer d.metrics.Close()
+	if _, err := d.metrics.Move(d.config.Control.Metrics); err != nil {
+		return err
+	}
 	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
 	running.Go(func() { failed <- server.Serve(ctx, listener) })
 	running.Go(func() { d.resolveNeighbours(ctx) })

@@ -145,8 +145,11 @@ func (d *Daemon) tableStatus(s *control.Status) {
 	s.Mappings = control.Usage{Used: c.Mappings, Capacity: c.MappingCapacity}
 	s.Sources = control.Usage{Used: c.Sources, Capacity: c.SourceCapacity}
 	for state, n := range c.States {
+		st := conntrack.State(state)
+		if st != conntrack.StateNone {
+			s.Flows.ByState = append(s.Flows.ByState, control.FlowState{Protocol: stateProtocol(st), State: st.String(), Flows: n})
+		}
 		if n > 0 {
-			st := conntrack.State(state)
 			s.Flows.States[st.String()] += n
 			s.Flows.Protocols[stateProtocol(st)] += n
 		}

@@ -69,9 +69,14 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 	if err != nil {
 		return control.ReloadResult{}, err
 	}
+	back, err := d.metrics.Move(c.Control.Metrics)
+	if err != nil {
+		return control.ReloadResult{}, fmt.Errorf("%s: %w; nothing was changed", path, err)
+	}
 	old, oldPolicy := d.config, d.policy
 	d.config, d.policy = c, pol
 	if err := d.publish(); err != nil {
+		back()
 		d.config, d.policy = old, oldPolicy
 		return control.ReloadResult{}, errors.Join(err, d.publish())
 	}

@@ -101,7 +101,16 @@ func masqueradeStatus(c *config.Config) control.Masquerade {
 }
 
 // Status implements control.Gateway.
-func (d *Daemon) Status() (s control.Status) {
+func (d *Daemon) Status() control.Status {
+	s := d.Measure()
+	v := d.view.get()
+	s.Netfilter = d.bypassed(&v)
+	return s
+}
+
+// Measure implements metrics.Source: all that is status but the host's rules,
+// which take many system calls to list.
+func (d *Daemon) Measure() (s control.Status) {
 	v := d.view.get()
 	s = control.Status{
 		Version: d.options.Version, PID: os.Getpid(), Started: d.started, UptimeSeconds: time.Since(d.started).Seconds(),
@@ -119,7 +128,6 @@ func (d *Daemon) Status() (s control.Status) {
 		d.puntStatus(&s)
 		d.routerStatus(&s)
 	})
-	s.Netfilter = d.bypassed(&v)
 	s.Degraded = append(degraded(&s), v.problems...)
 	return s
 }
