@@ -28,7 +28,7 @@ func natPoolsCommand(a *app) *cobra.Command {
 		Short: "Show how much of each external address is in use, and by whom",
 		Long: `Pools shows for each external address the ports in use by protocol, how the search
 for ports went since the start, the new flows that were refused for want of one, and
-the inside addresses with most mappings.`,
+the inside addresses with most ports.`,
 		Example: `  sluice nat pools --top 20`,
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -48,13 +48,13 @@ the inside addresses with most mappings.`,
 			return err
 		},
 	}
-	c.Flags().IntVar(&top, "top", top, "how many of the inside addresses with most mappings")
+	c.Flags().IntVar(&top, "top", top, "how many of the inside addresses with most ports")
 	return c
 }
 
 func writePools(w *bytes.Buffer, p *control.Pools) {
 	fmt.Fprintf(w, "External addresses, ports %s:\n", p.PortRange)
-	t := newTable(w, left("ADDRESS"), left("OF"), right("TCP"), right(""), right("UDP"), right(""), right("ICMP"), right("PORTS EACH"))
+	t := newTable(w, left("ADDRESS"), left("OF"), right("TCP"), right(""), right("UDP"), right(""), right("ICMP"), right("RESTING"), right("REFUSED"), right("PORTS EACH"))
 	t.indent = "  "
 	for _, x := range p.Addresses {
 		of := "pool"
@@ -65,7 +65,8 @@ func writePools(w *bytes.Buffer, p *control.Pools) {
 			of += ", shared with the host"
 		}
 		t.row(x.Address.String(), of, strconv.Itoa(x.InUse.TCP), shareOf(x.InUse.TCP, x.Capacity),
-			strconv.Itoa(x.InUse.UDP), shareOf(x.InUse.UDP, x.Capacity), strconv.Itoa(x.InUse.ICMP), strconv.Itoa(x.Capacity))
+			strconv.Itoa(x.InUse.UDP), shareOf(x.InUse.UDP, x.Capacity), strconv.Itoa(x.InUse.ICMP),
+			strconv.Itoa(x.Resting.TCP+x.Resting.UDP+x.Resting.ICMP), number(x.Refused), strconv.Itoa(x.Capacity))
 	}
 	flush(t)
 	s := &p.Ports
@@ -85,11 +86,11 @@ func writePools(w *bytes.Buffer, p *control.Pools) {
 	if len(p.Sources) == 0 {
 		return
 	}
-	section(w, "Inside addresses with most mappings")
-	busiest := newTable(w, right("MAPPINGS"), right("FLOWS"), left("ADDRESS"), left("EXTERNAL"))
+	section(w, "Inside addresses with most ports")
+	busiest := newTable(w, right("PORTS"), right("FLOWS"), left("ADDRESS"), left("EXTERNAL"))
 	busiest.indent = "  "
 	for _, x := range p.Sources {
-		busiest.row(strconv.Itoa(x.Mappings), strconv.Itoa(x.Flows), x.Address.String(), x.External.String())
+		busiest.row(strconv.Itoa(x.Ports), strconv.Itoa(x.Flows), x.Address.String(), x.External.String())
 	}
 	flush(busiest)
 }
@@ -106,7 +107,7 @@ func natListCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the mappings of inside to external endpoints",
-		Long: `List prints the mappings, one a line, by external address, protocol and port: which
+		Long: `List prints the mappings, one a line: which
 inside endpoint is which external one, how many flows use it, and how old it is.`,
 		Example: `  sluice nat list --inside 10.0.0.5
   sluice nat list --external 192.0.2.1 --proto udp -o json`,
@@ -146,8 +147,14 @@ inside endpoint is which external one, how many flows use it, and how old it is.
 
 func writeMapping(w io.Writer, m *control.Mapping) error {
 	note := ""
+	if m.Peer != "" {
+		note = " towards=" + m.Peer
+	}
+	if m.Shared {
+		note += " [SHARED]"
+	}
 	if m.Draining {
-		note = " [DRAINING]"
+		note += " [DRAINING]"
 	}
 	_, err := fmt.Fprintf(w, "%-5s %-21s <-> %-21s flows=%d age=%s%s\n",
 		m.Protocol, m.Inside, m.External, m.Flows, span(float64(m.AgeSeconds)), note)

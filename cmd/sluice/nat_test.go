@@ -74,10 +74,10 @@ func natted() *fake {
 		},
 		pools: control.Pools{
 			PortRange: "1024-65535", Inside: 1, Mappings: control.Usage{Used: 1, Capacity: 1000},
-			Addresses: []control.ExternalAddress{{Address: external, Interface: "eth0", Shared: true, Capacity: 64512, InUse: control.PortsInUse{TCP: 6451, UDP: 1, ICMP: 2}}},
+			Addresses: []control.ExternalAddress{{Address: external, Interface: "eth0", Shared: true, Capacity: 64512, InUse: control.PortsInUse{TCP: 6451, UDP: 1, ICMP: 2}, Resting: control.PortsInUse{TCP: 8}, Refused: 7}},
 			Ports:     control.PortSearch{Kept: 5, Searched: 4, Retries: 3, Exhausted: 2},
 			Failures:  []control.Drop{{Reason: "ports-exhausted", Packets: 2, Explanation: "no port is free"}, {Reason: "source-limit"}},
-			Sources:   []control.Source{{Address: netip.MustParseAddr("10.0.0.5"), External: external, Mappings: 9, Flows: 11}},
+			Sources:   []control.Source{{Address: netip.MustParseAddr("10.0.0.5"), External: external, Ports: 9, Flows: 11}},
 		},
 		mappings: []control.Mapping{{
 			Protocol: "udp", Inside: netip.MustParseAddrPort("10.0.0.5:4000"), External: netip.AddrPortFrom(external, 4000),
@@ -123,7 +123,7 @@ func TestNATCommands(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"pools"}, 0, "192.0.2.1  eth0, shared with the host  6451  10.0 %    1  0.0 %     2       64512"},
+		{[]string{"pools"}, 0, "192.0.2.1  eth0, shared with the host  6451  10.0 %    1  0.0 %     2        8        7       64512"},
 		{[]string{"pools"}, 0, "5 kept, 4 searched, 3 retries, 2 times none was free"},
 		{[]string{"pools"}, 0, "2  ports-exhausted  no port is free"},
 		{[]string{"pools"}, 0, "9     11  10.0.0.5  192.0.2.1"},

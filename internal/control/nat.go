@@ -15,7 +15,7 @@ import (
 // NAT is the part of a Gateway that tells of mappings and external addresses.
 type NAT interface {
 	// Pools says how much of each external address is in use, and by whom: the
-	// `top` sources with most mappings.
+	// `top` sources with most ports.
 	Pools(ctx context.Context, top int) (Pools, error)
 
 	// Mappings calls yield for each mapping that filter matches, in bounded
@@ -32,7 +32,7 @@ type Pools struct {
 	PortRange string            `json:"port_range"` // of TCP and UDP
 	Addresses []ExternalAddress `json:"addresses"`
 	Ports     PortSearch        `json:"port_search"`
-	Sources   []Source          `json:"top_sources"` // most mappings first
+	Sources   []Source          `json:"top_sources"` // most ports first
 	Inside    int               `json:"sources"`     // inside addresses with mappings
 	Mappings  Usage             `json:"mappings"`    // of all addresses together
 	Failures  []Drop            `json:"failures"`    // new flows refused, by reason
@@ -50,7 +50,7 @@ type PortSearch struct {
 type Source struct {
 	Address  netip.Addr `json:"address"`
 	External netip.Addr `json:"external"` // that it is paired with
-	Mappings int        `json:"mappings"`
+	Ports    int        `json:"ports"`    // external ones, of all protocols
 	Flows    int        `json:"flows"`
 }
 
@@ -64,6 +64,9 @@ type Mapping struct {
 	Created    time.Time      `json:"created"`
 	AgeSeconds int64          `json:"age_seconds"`
 	LastFlow   time.Time      `json:"last_flow"` // when the last flow that uses it began
+	Scope      string         `json:"scope"`     // towards whom it is used: the words of masquerade.mapping
+	Peer       string         `json:"peer"`      // the address that it is used towards; "" = any
+	Shared     bool           `json:"shared"`    // another mapping has the external port, too
 	Draining   bool           `json:"draining"`  // its external address was removed: it ends with its flows
 }
 

@@ -183,6 +183,8 @@ type ExternalAddress struct {
 	Shared    bool       `json:"shared"`    // the host owns it as well
 	Capacity  int        `json:"capacity"`  // ports that NAT may use, per protocol
 	InUse     PortsInUse `json:"in_use"`
+	Resting   PortsInUse `json:"resting"` // ports that were in use a moment ago and are not given out yet
+	Refused   uint64     `json:"refused"` // new mappings that found no port
 }
 
 // PortsInUse counts the external ports (for ICMP: identifiers) that mappings hold.

@@ -2,9 +2,14 @@ package daemon
 
 import (
 	"context"
+	"io"
+	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +27,11 @@ func TestFlowControlLab(t *testing.T) {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	l := newPuntLab(t, program)
+	text, err := os.ReadFile(l.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.reload(strings.Replace(string(text), "udp-unreplied: "+flowLife.String(), "udp-unreplied: 10m", 1))
 	const port = ":40000"
 	client, server := l.udp(l.Client1, lab.Client1Address+port), l.udp(l.Server1, lab.Server1Address+port)
 	outside := lab.GatewayOutside + port
@@ -88,8 +98,57 @@ func TestFlowControlLab(t *testing.T) {
 	}
 	l.arrives(client, lab.Server1Address+port, server, "")
 	expect(control.EventNew, "")
+	l.scrapes()
 	stop()
 	if err := <-ended; err == nil {
 		t.Error("the watch ended by itself")
+	}
+}
+
+// reload gives the daemon another configuration.
+func (l *puntLab) reload(text string) {
+	l.t.Helper()
+	if err := os.WriteFile(l.file, []byte(text), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	if r, err := l.client.Reload(l.t.Context()); err != nil || !r.Changed {
+		l.t.Fatalf("reload: %+v, %v", r, err)
+	}
+}
+
+// scrapes has the daemon answer Prometheus by a reload, and stop to.
+func (l *puntLab) scrapes() {
+	l.t.Helper()
+	const address = "127.0.0.1:9469"
+	text, err := os.ReadFile(l.file)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	with := strings.Replace(string(text), "control: {", "control: {metrics: '"+address+"', ", 1)
+	if with == string(text) {
+		l.t.Fatalf("no place for control.metrics in\n%s", text)
+	}
+	get := func() (body string, err error) {
+		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, to string) (c net.Conn, err error) {
+			err = l.Gateway.Do(func() (err error) { c, err = net.Dial(network, to); return err })
+			return c, err
+		}}}
+		resp, err := client.Get("http://" + address + "/metrics")
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), err
+	}
+	l.reload(with)
+	body, err := get()
+	if err != nil || !strings.Contains(body, "\nsluice_flows{protocol=\"udp\"") || !strings.Contains(body, "\nsluice_worker_running{worker=\"0\"} 1\n") ||
+		!strings.Contains(body, "\nsluice_config_last_reload_successful 1\n") {
+		l.t.Errorf("a scrape: %v\n%s", err, body)
+	}
+	l.reload(string(text))
+	if _, err := get(); err == nil {
+		l.t.Error("metrics are answered that nobody wants any more")
 	}
 }

@@ -39,7 +39,10 @@ func (d *Daemon) Pools(ctx context.Context, top int) (p control.Pools, err error
 func externalStatus(v *viewCopy) (list []control.ExternalAddress) {
 	for _, x := range v.externals {
 		a := x.address
-		a.InUse = control.PortsInUse{TCP: x.inUse(0), UDP: x.inUse(1), ICMP: x.inUse(2)}
+		tcp, udp, icmp := x.Use(packet.ProtoTCP), x.Use(packet.ProtoUDP), x.Use(packet.ProtoICMP)
+		a.InUse = control.PortsInUse{TCP: tcp.Mapped, UDP: udp.Mapped, ICMP: icmp.Mapped}
+		a.Resting = control.PortsInUse{TCP: tcp.Resting, UDP: udp.Resting, ICMP: icmp.Resting}
+		a.Refused = tcp.Refused + udp.Refused + icmp.Refused
 		list = append(list, a)
 	}
 	slices.SortFunc(list, func(a, b control.ExternalAddress) int { return a.Address.Compare(b.Address) })
@@ -65,17 +68,17 @@ func (d *Daemon) portSearch() (s control.PortSearch, failures []control.Drop) {
 	return s, failures
 }
 
-// fewest is a heap of sources whose first has the fewest mappings.
-type fewest []conntrack.SourceSnapshot
+// fewest is a heap of sources whose first has the fewest ports.
+type fewest []conntrack.SourceUse
 
-func busier(a, b *conntrack.SourceSnapshot) int {
-	return cmp.Or(cmp.Compare(b.Mappings, a.Mappings), cmp.Compare(b.Flows, a.Flows), cmp.Compare(a.Address, b.Address))
+func busier(a, b *conntrack.SourceUse) int {
+	return cmp.Or(cmp.Compare(b.Ports, a.Ports), cmp.Compare(b.Flows, a.Flows), cmp.Compare(a.Addr, b.Addr))
 }
 
 func (h fewest) Len() int           { return len(h) }
 func (h fewest) Less(i, j int) bool { return busier(&h[i], &h[j]) > 0 }
 func (h fewest) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *fewest) Push(x any)        { *h = append(*h, x.(conntrack.SourceSnapshot)) }
+func (h *fewest) Push(x any)        { *h = append(*h, x.(conntrack.SourceUse)) }
 func (h *fewest) Pop() any {
 	last := len(*h) - 1
 	x := (*h)[last]
@@ -83,12 +86,11 @@ func (h *fewest) Pop() any {
 	return x
 }
 
-// topSources lists the n inside addresses with most mappings, in memory for n.
+// topSources lists the n inside addresses with most ports, in memory for n.
 func (d *Daemon) topSources(ctx context.Context, n int) (list []control.Source, all int, err error) {
 	var top fewest
-	var from conntrack.Cursor
 	d.look(func() {
-		d.plane.table.EachSource(&from, func(s conntrack.SourceSnapshot) bool {
+		d.plane.table.Sources(func(s conntrack.SourceUse) bool {
 			all++
 			switch {
 			case len(top) < n:
@@ -100,76 +102,79 @@ func (d *Daemon) topSources(ctx context.Context, n int) (list []control.Source, 
 			return ctx.Err() == nil
 		})
 	})
-	slices.SortFunc(top, func(a, b conntrack.SourceSnapshot) int { return busier(&a, &b) })
+	slices.SortFunc(top, func(a, b conntrack.SourceUse) int { return busier(&a, &b) })
 	for _, s := range top {
-		list = append(list, control.Source{
-			Address: fib.Addr(s.Address), External: fib.Addr(s.External), Mappings: int(s.Mappings), Flows: int(s.Flows),
-		})
+		list = append(list, control.Source{Address: fib.Addr(s.Addr), External: fib.Addr(s.External), Ports: s.Ports, Flows: s.Flows})
 	}
 	return list, all, ctx.Err()
 }
 
 // Mappings implements control.Gateway.
-func (d *Daemon) Mappings(ctx context.Context, filter control.MappingFilter, yield func(control.Mapping) error) error {
-	var cursor conntrack.MappingCursor
-	list := make([]conntrack.MappingSnapshot, 0, walkChunk)
-	for {
-		list = list[:0]
-		var now conntrack.Tick
-		var boot time.Time
-		d.look(func() {
-			now, boot = d.times()
-			d.plane.table.EachMapping(&cursor, func(m conntrack.MappingSnapshot) bool {
-				list = append(list, m)
-				return len(list) < walkChunk
-			})
+func (d *Daemon) Mappings(ctx context.Context, filter control.MappingFilter, yield func(control.Mapping) error) (err error) {
+	known := d.externalAddresses()
+	d.look(func() {
+		d.plane.table.Mappings(func(u conntrack.MappingUse) bool {
+			if err = ctx.Err(); err != nil {
+				return false
+			}
+			if u.Scope == conntrack.ScopePeer {
+				return true // no mapping of its own
+			}
+			m := d.mappingOf(&u, known)
+			if filter.Match(&m) {
+				err = yield(m)
+			}
+			return err == nil
 		})
-		for i := range list {
-			m := mappingOf(&list[i], now, boot)
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if !filter.Match(&m) {
-				continue
-			}
-			if err := yield(m); err != nil {
-				return err
-			}
-		}
-		if len(list) < walkChunk {
-			return nil
-		}
+	})
+	return err
+}
+
+// externalAddresses are those that new flows can get.
+func (d *Daemon) externalAddresses() map[netip.Addr]bool {
+	known := map[netip.Addr]bool{}
+	for _, x := range d.view.get().externals {
+		known[x.address.Address] = true
 	}
+	return known
+}
+
+// scopeWords are those of masquerade.mapping.
+var scopeWords = map[conntrack.Scope]string{
+	conntrack.ScopeEndpoint: "endpoint-independent", conntrack.ScopeAddress: "address-dependent", conntrack.ScopeFlow: "address-and-port-dependent",
 }
 
 // mappingOf words a mapping for the control socket.
-func mappingOf(m *conntrack.MappingSnapshot, now conntrack.Tick, boot time.Time) control.Mapping {
-	return control.Mapping{
-		Protocol: control.Protocol(m.Proto),
-		Inside:   netip.AddrPortFrom(fib.Addr(m.Inside), m.InsidePort), External: netip.AddrPortFrom(fib.Addr(m.External), m.ExternalPort),
-		Flows: int(m.Users), Created: wallTime(m.Created, boot), LastFlow: wallTime(m.LastOut, boot),
-		AgeSeconds: int64(max(int32(now-m.Created), 0)) / conntrack.TicksPerSecond, Draining: m.Gone,
+func (d *Daemon) mappingOf(u *conntrack.MappingUse, known map[netip.Addr]bool) control.Mapping {
+	now, boot := d.times()
+	m := control.Mapping{
+		Protocol: control.Protocol(u.Proto), Scope: scopeWords[u.Scope], Shared: u.Shared,
+		Inside: netip.AddrPortFrom(fib.Addr(u.Inside), u.InsidePort), External: netip.AddrPortFrom(fib.Addr(u.External), u.ExternalPort),
+		Flows: u.References, Created: wallTime(u.Created, boot), LastFlow: wallTime(u.LastOut, boot),
+		AgeSeconds: int64(max(int32(now-u.Created), 0)) / conntrack.TicksPerSecond,
 	}
+	if u.Scope == conntrack.ScopeAddress {
+		m.Peer = fib.Addr(u.Peer).String()
+	}
+	m.Draining = !known[m.External.Addr()]
+	return m
 }
 
-// Who implements control.Gateway.
+// Who implements control.Gateway. Ports can be shared: all mappings are looked
+// at.
 func (d *Daemon) Who(e control.Endpoint) (h control.Holders, err error) {
 	h = control.Holders{At: time.Now(), External: e.Address.String()}
-	known := false
+	known := d.externalAddresses()
+	addr, port := fib.U32(e.Address.Addr()), e.Address.Port()
 	d.look(func() {
-		now, boot := d.times()
-		for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP, packet.ProtoICMP} {
-			if e.Proto != "" && e.Proto != control.Protocol(proto) {
-				continue
+		d.plane.table.Mappings(func(u conntrack.MappingUse) bool {
+			if u.External == addr && u.ExternalPort == port && u.Scope != conntrack.ScopePeer && (e.Proto == "" || e.Proto == control.Protocol(u.Proto)) {
+				h.Holders = append(h.Holders, d.mappingOf(&u, known))
 			}
-			m, is, held := d.plane.table.Holder(proto, fib.U32(e.Address.Addr()), e.Address.Port())
-			known = known || is
-			if held {
-				h.Holders = append(h.Holders, mappingOf(&m, now, boot))
-			}
-		}
+			return true
+		})
 	})
-	if !known {
+	if len(h.Holders) == 0 && !known[e.Address.Addr()] {
 		return h, fmt.Errorf("%s is no external address of this gateway; `sluice nat pools` lists those that are", e.Address.Addr())
 	}
 	return h, nil

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
-	"math/bits"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -47,15 +46,6 @@ type publisher struct {
 type inForce struct {
 	config   *config.Config
 	snapshot *gateway.Snapshot
-}
-
-// inUse counts the ports of one protocol that mappings hold.
-func (x *external) inUse(space int) (n int) {
-	const words = conntrack.HeldWords / 3
-	for i := range words {
-		n += bits.OnesCount64(atomic.LoadUint64(&x.words[space*words+i]))
-	}
-	return n
 }
 
 // external is an address that flows are masqueraded to, with the bitmap by

@@ -26,6 +26,7 @@ type puntLab struct {
 	t      *testing.T
 	daemon *exec.Cmd
 	client *control.Client
+	file   string // the daemon's configuration
 }
 
 // flowLife is the timeout of flows that were not answered.
@@ -70,6 +71,7 @@ func newLabWith(t *testing.T, program string, o lab.Options, change func(config 
 	if err := os.WriteFile(file, []byte(change(lab.Config(socket))), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	l.file = file
 	l.start(program, file, filepath.Join(dir, "notify.sock"))
 	return l
 }

@@ -79,6 +79,8 @@ var (
 	stateOnTmpfs  = gauge("state_file_on_tmpfs", "Whether the flow table is in memory, as it should be; 1 where there is no file.")
 
 	portsInUse   = gauge("nat_ports_in_use", "Ports (for icmp: identifiers) of the external address that mappings hold.", "address", "protocol")
+	portsResting = gauge("nat_ports_resting", "Ports of the external address that were in use a moment ago and are not given out yet.", "address", "protocol")
+	natRefused   = counter("nat_refused_mappings_total", "New mappings that found no port on the external address.", "address")
 	portsLimit   = gauge("nat_ports_limit", "Ports of the external address that NAT may use.", "address", "protocol")
 	portSearches = counter("nat_port_searches_total", "Searches for the port of a new mapping, by result: kept (the inside port), searched (another), exhausted (none was free).", "result")
 	portRetries  = counter("nat_port_retries_total", "Ports lost to another worker between search and claim.")
