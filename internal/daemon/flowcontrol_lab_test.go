@@ -129,7 +129,7 @@ func (l *puntLab) scrapes() {
 		l.t.Fatalf("no place for control.metrics in\n%s", text)
 	}
 	get := func() (body string, err error) {
-		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, to string) (c net.Conn, err error) {
+		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(_ context.Context, network, to string) (c net.Conn, err error) {
 			err = l.Gateway.Do(func() (err error) { c, err = net.Dial(network, to); return err })
 			return c, err
 		}}}
