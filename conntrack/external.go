@@ -119,11 +119,11 @@ func (x *External) Holds(proto uint8, port uint16) bool {
 	return word != 0 && word&restBit == 0
 }
 
-// Held reports whether a mapping holds the port or held it until a while ago:
-// what the steering program sees.
+// Held reports whether a mapping holds the port or held it until a while ago, or a
+// static forward has it: what the steering program sees.
 func (x *External) Held(proto uint8, port uint16) bool {
 	space, ok := portSpace(proto)
-	return ok && x.ports[space][port].Load() != 0
+	return ok && (x.ports[space][port].Load() != 0 || x.static[space][port/64].Load()&(1<<(port%64)) != 0)
 }
 
 // NextFree returns the first port from `from` on that is neither held nor

@@ -31,20 +31,9 @@ func (t *Table) SharePeers(slots []uint32, seed uint64) {
 	t.peers = peers{slots: slots[:PeerSlots], seed: seed}
 }
 
-// slot is where a protocol towards a peer is counted. steering.c has the same
-// function.
 func (p *peers) slot(external, peer uint32, proto uint8) *uint32 {
-	x := uint64(external)<<32 | uint64(peer)
-	x = x + uint64(proto)*golden ^ p.seed
-	x ^= x >> 32
-	x *= peerFactor
-	x ^= x >> 32
-	x *= peerFactor
-	x ^= x >> 32
-	return &p.slots[x%PeerSlots]
+	return &p.slots[packet.PeerSlot(p.seed, external, peer, proto)]
 }
-
-const peerFactor = 0xd6e8feb86659fd93
 
 // count adds n for a flow, if it is one that is counted.
 func (p *peers) count(f *Flow, n uint32) {

@@ -161,3 +161,20 @@ func (s *Static) Translates(original, reply conntrack.Tuple) bool {
 	f, inside, to := s.Inward(reply.Dst, original.Proto, reply.DstPort)
 	return f != nil && inside == original.Src && to == original.SrcPort
 }
+
+// Ports adds the ports of one protocol that are forwarded at an external address to
+// the bitmap: bit p%64 of word p/64.
+func (s *Static) Ports(external uint32, proto uint8, ports *[1 << 16 / 64]uint64) {
+	if s == nil {
+		return
+	}
+	for i := range s.inward {
+		f := &s.inward[i]
+		if f.External != external || f.Proto != proto && !f.OneToOne() {
+			continue
+		}
+		for port := int(f.First); port <= int(f.Last); port++ {
+			ports[port/64] |= 1 << (port % 64)
+		}
+	}
+}

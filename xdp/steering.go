@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
 	"sync"
@@ -85,6 +86,8 @@ type Steering struct {
 	programs   []*ebpf.Program // by port
 	heartbeats []uint64
 	held       []uint64
+	peers      []uint64 // two slots a word
+	peerSeed   uint64
 
 	mu       sync.Mutex // guards what follows
 	ports    []portEntry
@@ -117,6 +120,7 @@ func LoadSteering(config SteeringConfig) (*Steering, error) {
 		routes:   make(map[netip.Prefix]bool),
 		services: make(map[ServicePort]bool),
 		attached: make([]*attachment, len(config.Ports)),
+		peerSeed: rand.Uint64(),
 	}
 	for _, p := range config.Ports {
 		s.slots = max(s.slots, p.Queues)
@@ -189,7 +193,10 @@ func (s *Steering) load() error {
 	if s.heartbeats, err = s.words(s.maps.Heartbeats, s.config.Workers*heartbeatWords); err != nil {
 		return err
 	}
-	s.held, err = s.words(s.maps.HeldPorts, s.config.HeldAddresses*heldWords)
+	if s.held, err = s.words(s.maps.HeldPorts, s.config.HeldAddresses*heldWords); err != nil {
+		return err
+	}
+	s.peers, err = s.words(s.maps.Peers, peerSlots/2)
 	return err
 }
 
@@ -214,7 +221,7 @@ func (s *Steering) shared() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		steerMapAddresses: s.maps.Addresses, steerMapCounters: s.maps.Counters,
 		steerMapFragments: s.maps.Fragments, steerMapHeartbeats: s.maps.Heartbeats,
-		steerMapHeldPorts: s.maps.HeldPorts, steerMapPorts: s.maps.Ports,
+		steerMapHeldPorts: s.maps.HeldPorts, steerMapPeers: s.maps.Peers, steerMapPorts: s.maps.Ports,
 		steerMapRoutes: s.maps.Routes, steerMapServices: s.maps.Services, steerMapSockets: s.maps.Sockets,
 		steerMapWaiting: s.maps.Waiting,
 	}
@@ -225,6 +232,7 @@ func (s *Steering) setConstants(v map[string]*ebpf.VariableSpec, port int) error
 		v[steerVarPort].Set(uint32(port)),
 		v[steerVarFirstSlot].Set(uint32(port*s.slots)),
 		v[steerVarQueues].Set(uint32(s.config.Ports[port].Queues)),
+		v[steerVarPeerSeed].Set(s.peerSeed),
 		v[steerVarWorkers].Set(uint32(s.config.Workers)),
 		v[steerVarStaleAfter].Set(uint64(s.config.StaleAfter)),
 	)
@@ -282,6 +290,6 @@ func (s *Steering) Close() error {
 	for _, b := range s.memory {
 		errs = append(errs, unix.Munmap(b))
 	}
-	s.programs, s.memory, s.heartbeats, s.held = nil, nil, nil, nil
+	s.programs, s.memory, s.heartbeats, s.held, s.peers = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -28,12 +28,13 @@ const (
 	steerReasonWORKER_FRAGMENT     steerReason = 10
 	steerReasonWORKER_SERVICE      steerReason = 11
 	steerReasonWORKER_HELD_PORT    steerReason = 12
-	steerReasonWORKER_ICMP_ERROR   steerReason = 13
-	steerReasonWORKER_POOL_ADDRESS steerReason = 14
-	steerReasonWORKER_ROUTED       steerReason = 15
-	steerReasonFAILURE_DROPPED     steerReason = 16
-	steerReasonFAILURE_PASSED      steerReason = 17
-	steerReasonREASONS             steerReason = 18
+	steerReasonWORKER_HELD_PEER    steerReason = 13
+	steerReasonWORKER_ICMP_ERROR   steerReason = 14
+	steerReasonWORKER_POOL_ADDRESS steerReason = 15
+	steerReasonWORKER_ROUTED       steerReason = 16
+	steerReasonFAILURE_DROPPED     steerReason = 17
+	steerReasonFAILURE_PASSED      steerReason = 18
+	steerReasonREASONS             steerReason = 19
 )
 
 // Names of all BPF objects in the ELF.
@@ -45,6 +46,7 @@ const (
 	steerMapFragments  = "fragments"
 	steerMapHeartbeats = "heartbeats"
 	steerMapHeldPorts  = "held_ports"
+	steerMapPeers      = "peers"
 	steerMapPorts      = "ports"
 	steerMapRoutes     = "routes"
 	steerMapServices   = "services"
@@ -52,6 +54,7 @@ const (
 	steerMapWaiting    = "waiting"
 	steerProgSteer     = "steer"
 	steerVarFirstSlot  = "first_slot"
+	steerVarPeerSeed   = "peer_seed"
 	steerVarPort       = "port"
 	steerVarQueues     = "queues"
 	steerVarStaleAfter = "stale_after"
@@ -112,6 +115,7 @@ type steerMapSpecs struct {
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
 	Heartbeats *ebpf.MapSpec `ebpf:"heartbeats"`
 	HeldPorts  *ebpf.MapSpec `ebpf:"held_ports"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
 	Routes     *ebpf.MapSpec `ebpf:"routes"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
@@ -124,6 +128,7 @@ type steerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerVariableSpecs struct {
 	FirstSlot  *ebpf.VariableSpec `ebpf:"first_slot"`
+	PeerSeed   *ebpf.VariableSpec `ebpf:"peer_seed"`
 	Port       *ebpf.VariableSpec `ebpf:"port"`
 	Queues     *ebpf.VariableSpec `ebpf:"queues"`
 	StaleAfter *ebpf.VariableSpec `ebpf:"stale_after"`
@@ -155,6 +160,7 @@ type steerMaps struct {
 	Fragments  *ebpf.Map `ebpf:"fragments"`
 	Heartbeats *ebpf.Map `ebpf:"heartbeats"`
 	HeldPorts  *ebpf.Map `ebpf:"held_ports"`
+	Peers      *ebpf.Map `ebpf:"peers"`
 	Ports      *ebpf.Map `ebpf:"ports"`
 	Routes     *ebpf.Map `ebpf:"routes"`
 	Services   *ebpf.Map `ebpf:"services"`
@@ -169,6 +175,7 @@ func (m *steerMaps) Close() error {
 		m.Fragments,
 		m.Heartbeats,
 		m.HeldPorts,
+		m.Peers,
 		m.Ports,
 		m.Routes,
 		m.Services,
@@ -182,6 +189,7 @@ func (m *steerMaps) Close() error {
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerVariables struct {
 	FirstSlot  *ebpf.Variable `ebpf:"first_slot"`
+	PeerSeed   *ebpf.Variable `ebpf:"peer_seed"`
 	Port       *ebpf.Variable `ebpf:"port"`
 	Queues     *ebpf.Variable `ebpf:"queues"`
 	StaleAfter *ebpf.Variable `ebpf:"stale_after"`

@@ -7,6 +7,7 @@ type Steered struct {
 	Destination uint32      // host byte order
 	Kind        AddressKind // of the destination; 0 where SetAddress was not told of it
 	Service     bool        // a service has its port there
+	Peered      bool        // of a protocol without ports, and NAT has a flow of it with the source
 	Held        bool        // NAT holds its port or echo identifier there
 	HostSocket  bool        // the host has a socket for exactly this packet
 	Routed      bool        // the destination is in a prefix of SetRoutes,
@@ -19,7 +20,7 @@ type Steered struct {
 func (p *Steered) Foretell() (toWorker bool, name, text string) {
 	r := p.reason()
 	switch r {
-	case steerReasonWORKER_SERVICE, steerReasonWORKER_HELD_PORT, steerReasonWORKER_POOL_ADDRESS, steerReasonWORKER_ROUTED:
+	case steerReasonWORKER_SERVICE, steerReasonWORKER_HELD_PEER, steerReasonWORKER_HELD_PORT, steerReasonWORKER_POOL_ADDRESS, steerReasonWORKER_ROUTED:
 		toWorker = true
 	}
 	return toWorker, steeringReasons[r].name, steeringReasons[r].text
@@ -33,6 +34,8 @@ func (p *Steered) reason() steerReason {
 		return steerReasonKERNEL_HOST_ADDRESS
 	case p.Kind != 0 && p.Service:
 		return steerReasonWORKER_SERVICE
+	case p.Kind == AddrShared && p.Peered:
+		return steerReasonWORKER_HELD_PEER
 	case p.Kind == AddrShared && p.Held && p.HostSocket:
 		return steerReasonKERNEL_HOST_SOCKET
 	case p.Kind != 0 && p.Held:

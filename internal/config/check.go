@@ -12,6 +12,7 @@ import (
 func (d *decoder) check(c *Config) {
 	d.checkInterfaces(c.Interfaces)
 	d.checkMasquerade(c)
+	d.checkForwards(c)
 	d.checkTimeouts(&c.Conntrack.Timeouts)
 	d.checkRest(c)
 }
@@ -83,6 +84,9 @@ func (d *decoder) checkMasquerade(c *Config) {
 	d.checkExternals(m)
 	d.checkRoles(c)
 	d.checkExclusions(m)
+	if m.OtherProtocols == OtherPass {
+		d.warn(d.line(key+".other-protocols"), key+".other-protocols", "hands packets of inside hosts to the kernel untranslated; if it routes (ip_forward), they leave with their inside source")
+	}
 	if m.IPMasqAgentConfig != "" {
 		d.checkPath(key+".ip-masq-agent-config", m.IPMasqAgentConfig, 4095)
 		if d.lines[key+".masquerade-link-local"] > 0 {

@@ -231,6 +231,7 @@ const (
 const (
 	MaxInterfaces = 64      // ports of the gateway
 	MaxExternals  = 256     // pool addresses: each costs the port tables of three protocols
+	MaxForwards   = 1024    // entries of port-forwards
 	MaxFlows      = 1 << 26 // flows: 12 GiB
 )
 

@@ -77,7 +77,7 @@ func TestBad(t *testing.T) {
 var plainly = cmp.Options{
 	cmpopts.IgnoreFields(Config{}, "Path", "Lines"),
 	cmpopts.IgnoreFields(Interface{}, "Line"), cmpopts.IgnoreFields(Rule{}, "Line"),
-	cmpopts.IgnoreFields(Node{}, "Line"), cmpopts.IgnoreFields(External{}, "Line"),
+	cmpopts.IgnoreFields(Node{}, "Line"), cmpopts.IgnoreFields(PortForward{}, "Line"), cmpopts.IgnoreFields(External{}, "Line"),
 	cmpopts.EquateEmpty(),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),

@@ -16,8 +16,6 @@ var notYet = []struct{ key, feature string }{
 	{"masquerade.filtering", "other filtering behaviours"},
 	{"masquerade.overload-when-exhausted", "overloading of ports"},
 	{"masquerade.max-flows-per-source", "limits per source"},
-	{"masquerade.other-protocols", "another treatment of other protocols"},
-	{"port-forwards", "port forwarding"},
 	{"services", "balancing of services"},
 	{"dsr", "Direct Server Return"},
 	{"dsr-agent", "the DSR agent"},

@@ -44,6 +44,8 @@ type Daemon struct {
 	view  view        // what status shows of the control goroutine's state
 	links []linkState // of the listed interfaces
 
+	shadows []control.Degradation // forwarded ports that the host uses, too
+
 	// sockets is held for reading while status looks at the workers' sockets
 	// and their rings, and for writing while those are closed and opened.
 	sockets sync.RWMutex
@@ -150,6 +152,8 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	took.done("routes")
 	d.publisher = *newPublisher(d.log, d.plane.table, d.plane.steering, &d.plane.pointer)
 	d.publisher.adopted = d.plane.adopted
+	d.publisher.now = func() conntrack.Tick { return tick(d.plane.threads[0].clock.Now()) }
+	d.plane.table.SharePeers(d.plane.steering.Peers())
 	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
 	d.view.warnings, d.view.loaded = warnings, d.started
 	// Flows that were left get their addresses back before anything else can
@@ -290,8 +294,11 @@ func (d *Daemon) reserveHostPorts() {
 		d.log.Warn("the host's ports could not be read; NAT may choose one that a local socket uses", "error", err)
 		return
 	}
+	d.shadows = nil
 	for addr, x := range d.externals {
 		at := ports.At(addr)
+		d.shadows = append(d.shadows, d.shadowed(addr, packet.ProtoTCP, &at.TCP)...)
+		d.shadows = append(d.shadows, d.shadowed(addr, packet.ProtoUDP, &at.UDP)...)
 		x.Reserve(conntrack.ByHost, packet.ProtoTCP, &at.TCP)
 		x.Reserve(conntrack.ByHost, packet.ProtoUDP, &at.UDP)
 	}

@@ -6,6 +6,7 @@ import (
 	"sluice/internal/config"
 	"sluice/internal/control"
 	"sluice/internal/explain"
+	"sluice/internal/fib"
 	"sluice/internal/gateway"
 )
 
@@ -41,6 +42,11 @@ func ExplainFile(c *config.Config, q control.Question) (control.Explanation, err
 	}
 	g, err := explain.Assume(c, pol, roles)
 	if err != nil {
+		return control.Explanation{}, err
+	}
+	g.Snapshot.Other = otherProtocols(c.Masquerade.OtherProtocols)
+	list, _ := forwards(c, func(fib.PortID) uint32 { return noAddress })
+	if err := g.AssumeForwards(list); err != nil {
 		return control.Explanation{}, err
 	}
 	return explain.Explain(g, q)

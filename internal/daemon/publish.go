@@ -36,7 +36,13 @@ type publisher struct {
 	held      []bool               // indices of the steering program's bitmaps in use
 	steered   uint16               // generation of the routes in the steering program
 	macs      [gateway.MaxPorts][6]byte
-	pools     [gateway.MaxPorts]struct {
+
+	static     *nat.Static    // port-forwards in force
+	forwardsOf *config.Config // that it was made from
+	refused    int            // entries of it that clash with others
+	now        func() conntrack.Tick
+
+	pools [gateway.MaxPorts]struct {
 		list []*conntrack.External
 		pool *nat.Pool
 	}
@@ -59,8 +65,9 @@ type external struct {
 	pool  bool         // listed in masquerade.addresses, not an interface's own
 }
 
-// maxExternals bounds the external addresses, pool and interfaces together.
-const maxExternals = config.MaxExternals + gateway.MaxPorts
+// maxExternals bounds the external addresses: of the pool, of port-forwards and of
+// the interfaces together.
+const maxExternals = 2*config.MaxExternals + gateway.MaxPorts
 
 func newPublisher(log *slog.Logger, table *conntrack.Table, steering *xdp.Steering, pointer *atomic.Pointer[gateway.Snapshot]) *publisher {
 	return &publisher{
@@ -86,9 +93,14 @@ func (p *publisher) publish() error {
 		return err
 	}
 	p.table.SetTimeouts(timeouts(&p.config.Conntrack.Timeouts))
-	next := p.build(wanted)
+	first, static := p.pointer.Load() == nil, p.forwardTable()
+	if first || static != p.static {
+		p.holdForwards(p.static, static)
+	}
+	next := p.build(wanted, static)
 	p.pointer.Store(next)
 	p.adopted(next)
+	p.settleForwards(static, first)
 	p.inForce.Store(&inForce{p.config, next})
 	return p.dropExternals(wanted)
 }
@@ -100,10 +112,15 @@ func (p *publisher) wanted() map[uint32]*external {
 	use := func(addr uint32, port fib.PortID, pool bool) {
 		w := wanted[addr]
 		if w == nil {
-			w = &external{pool: pool}
+			w = &external{}
 			wanted[addr] = w
 		}
+		w.pool = w.pool || pool
 		w.ports = append(w.ports, port)
+	}
+	list, _ := forwards(p.config, p.primary)
+	for _, f := range list {
+		wanted[f.External] = &external{}
 	}
 	m := &p.config.Masquerade
 	if !m.Enabled {
@@ -117,12 +134,20 @@ func (p *publisher) wanted() map[uint32]*external {
 		for _, a := range m.Addresses {
 			if !a.Auto {
 				eachAddress(a.Prefix, func(addr uint32) { use(addr, port, true) })
-			} else if iface := p.routes.Interface(port); iface != nil && iface.Primary != 0 {
-				use(iface.Primary, port, false)
+			} else if addr := p.primary(port); addr != noAddress {
+				use(addr, port, false)
 			}
 		}
 	}
 	return wanted
+}
+
+// primary is the address of an interface, noAddress where it has none.
+func (p *publisher) primary(port fib.PortID) uint32 {
+	if iface := p.routes.Interface(port); iface != nil {
+		return iface.Primary
+	}
+	return noAddress
 }
 
 // eachAddress calls f with every address of a prefix.
@@ -150,7 +175,6 @@ func (p *publisher) addExternals(wanted map[uint32]*external) error {
 			if x, err = p.newExternal(addr); err != nil {
 				return err
 			}
-			x.pool = w.pool
 			p.log.Info("external address added", "address", fib.Addr(addr), "shared", kind == xdp.AddrShared)
 		}
 		if x.kind != kind {
@@ -159,7 +183,7 @@ func (p *publisher) addExternals(wanted map[uint32]*external) error {
 			}
 			x.kind = kind
 		}
-		x.ports = w.ports
+		x.ports, x.pool = w.ports, w.pool
 	}
 	return nil
 }
@@ -243,11 +267,11 @@ func (p *publisher) steer() error {
 }
 
 // build makes the workers' snapshot.
-func (p *publisher) build(wanted map[uint32]*external) *gateway.Snapshot {
+func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gateway.Snapshot {
 	m := &p.config.Masquerade
 	last := p.pointer.Load()
 	s := &gateway.Snapshot{
-		Policy: p.policy, Routes: p.routes,
+		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols),
 		Ports: nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
 		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
 	}

@@ -49,7 +49,7 @@ func (d *Daemon) refresh() {
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
 		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
-		problems: append(d.linkProblems(), d.agentProblem()...),
+		problems: append(append(d.linkProblems(), d.agentProblem()...), d.shadows...),
 	}
 	for i := range d.config.Interfaces {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {
@@ -61,7 +61,7 @@ func (d *Daemon) refresh() {
 	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
 	for addr, x := range d.externals {
 		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Capacity: capacity}
-		if !x.pool {
+		if !x.pool && len(x.ports) > 0 {
 			a.Interface = d.config.Interfaces[x.ports[0]].Name
 		}
 		c.externals = append(c.externals, externalCopy{x, a})

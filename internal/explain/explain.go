@@ -186,6 +186,14 @@ func (a *account) tell() {
 		a.tellDecision()
 	}
 	switch {
+	case o.Echo && o.Reason == verdict.None:
+		a.decide(stageDeparture, 0, "an echo request to an address that NAT alone has: the gateway answers it, at a limited rate")
+		a.conclude("answer echo", "answer-echo")
+		return
+	case o.Reason == verdict.ProtocolPassed:
+		a.decide(stageTranslate, a.Config.Line("masquerade.other-protocols"), "protocol %d has no ports, and masquerade.other-protocols is pass: left to the kernel untranslated", a.p.Proto)
+		a.conclude("pass to kernel", "pass-to-kernel")
+		return
 	case o.Reason == verdict.HostOwned, o.Reason == verdict.KernelRoute && o.Decision.External == nil:
 		// The worker hands it back; see gateway's punt.
 		a.conclude("pass to kernel", "pass-to-kernel")
@@ -214,6 +222,10 @@ func (a *account) leave() {
 	}
 	a.e.Translated, a.e.Out = &to, a.name(o.Hop.Port)
 	if o.To.Src == a.p.Src && o.To.SrcPort == a.p.SrcPort || o.Flow != nil && o.Flow.Direction == conntrack.Reply {
+		a.conclude("forward", "forward")
+		return
+	}
+	if o.To.Dst != a.p.Dst && o.Decision.Static != nil && !o.Decision.Inside {
 		a.conclude("forward", "forward")
 		return
 	}
@@ -269,6 +281,9 @@ func (a *account) external(to conntrack.Tuple) string {
 	}
 	if a.outcome.Flow == nil && a.outcome.Mapping.Origin == nat.PortSearched {
 		port = "*"
+	}
+	if packet.Portless(a.p.Proto) {
+		return addr
 	}
 	return addr + ":" + port
 }

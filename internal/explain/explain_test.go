@@ -132,7 +132,7 @@ func TestOffline(t *testing.T) {
 		{"from inside to inside", text, "tcp 10.20.30.5:40000 10.20.40.9:443", "forward", "policy", 2, "does not leave outside"},
 		{"from outside to inside", text, "tcp 1.1.1.1:443 10.20.30.5:40000", "drop: outside-to-inside", "policy", 6, "no exclusion matches 1.1.1.1"},
 		{"from outside, and excluded", text, "tcp 10.8.1.1:443 10.20.30.5:40000", "forward", "policy", 11, "10.8.1.1 is in masquerade.native-routing-cidrs"},
-		{"GRE", text, "47 10.20.30.5 1.1.1.1", "drop: protocol-unsupported", "drop", 0, "cannot be translated"},
+		{"GRE", text, "47 10.20.30.5 1.1.1.1", "masquerade to auto", "translation", 0, "by address"},
 		{"a spoofed source", text, "tcp 10.20.30.5:40000 1.1.1.1:443 eth0", "drop: spoofed-source", "source", 0, "leads inside"},
 		{"loopback", text, "tcp 10.20.30.5:40000 127.0.0.1:443", "drop: martian-destination", "drop", 0, "RFC 1812"},
 		{"one arm", oneArmed, "tcp 10.20.30.5:40000 1.1.1.1:443", "masquerade to 203.0.113.4:40000", "source", 2, "from inside: role both"},

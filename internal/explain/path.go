@@ -19,6 +19,7 @@ func (a *account) steered() bool {
 	p := xdp.Steered{Destination: a.p.Dst}
 	if x := a.Table.External(a.p.Dst); x != nil {
 		p.Kind = xdp.AddrPool
+		p.Peered = packet.Portless(a.p.Proto) && a.Table.Peered(a.p.Dst, a.p.Src, a.p.Proto)
 		if a.Snapshot.Routes.Local(a.p.Dst) {
 			p.Kind = xdp.AddrShared
 		}
@@ -87,8 +88,12 @@ func (a *account) tellDecision() {
 	case d.External == nil:
 		a.decide(stagePolicy, a.roleLine(d.Hop.Port), "does not leave outside: never masqueraded")
 	}
-	if d.Kind == conntrack.Masquerade && d.Reason == verdict.None {
+	switch {
+	case d.Reason != verdict.None:
+	case d.Maps:
 		a.tellMapping()
+	case d.Kind == conntrack.PortForward && d.Target.Src != a.p.Src:
+		a.tellStaticSource()
 	}
 }
 
@@ -109,6 +114,10 @@ func (a *account) tellExternal() {
 	d := &a.outcome.Decision
 	at := endpoint(a.p.Proto, a.p.Dst, a.p.DstPort)
 	a.decide(stageAddress, a.addressLine(a.p.Dst), "%s is an external address: flows are masqueraded to it", fib.Addr(a.p.Dst))
+	if d.Static != nil {
+		a.tellStatic()
+		return
+	}
 	switch d.Reason {
 	case verdict.NoMapping, verdict.HostOwned:
 		a.decide(stageAddress, 0, "no inside endpoint is mapped to %s", at)
@@ -144,6 +153,10 @@ func (a *account) tellMapping() {
 
 // tellPort is about the external port.
 func (a *account) tellPort(m *nat.Forecast) {
+	if packet.Portless(a.p.Proto) {
+		a.tellAddressOnly(m)
+		return
+	}
 	what, line := "port", a.Config.Line("masquerade.port-range")
 	if a.p.Proto == packet.ProtoICMP {
 		what = "identifier"

@@ -107,6 +107,11 @@ func (a *account) tellFate(r *gateway.TraceRecord) {
 		a.conclude("pass to kernel", "pass-to-kernel")
 	case gateway.Answered:
 		a.e.Out = a.name(r.Out)
+		if r.Outcome.Echo {
+			a.decide(stageDeparture, 0, "an echo request to an address that NAT alone has: answered")
+			a.conclude("answer echo", "answer-echo")
+			return
+		}
 		a.decide(stageDeparture, 0, "an ARP request for an external address that the host does not hold: answered")
 		a.conclude("answer ARP", "answer-arp")
 	case gateway.Waiting:

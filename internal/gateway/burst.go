@@ -114,6 +114,10 @@ func (w *Worker) decide(k int) {
 	if flow == nil {
 		var r verdict.Reason
 		if flow, dir, r = w.miss(p, w.lookup.Keys[k]); r != verdict.None {
+			if w.answersEcho(p, r) {
+				w.answerEcho(d, p)
+				return
+			}
 			w.holdSYN(w.frame(d), p, r)
 			w.reject(d, w.frame(d), p, w.in, r)
 			return

@@ -47,12 +47,13 @@ type Counters struct {
 	Clamped     uint64 // SYNs whose maximum segment size was lowered
 	EarlyDrops  uint64 // flows that ended to make room: see conntrack.Worker.EarlyDrop
 	SYNsHeld    uint64 // unsolicited SYNs that an answer was put off for
+	EchoReplies uint64 // answers to pings of pool addresses
 
 	PortSearch nat.AllocatorCounters // as of the last publication
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 20 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 21 + int(ErrorKinds)
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -84,7 +85,7 @@ func (p *published) store(c *Counters) {
 	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
 		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
 		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver,
-		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld} {
+		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld, c.EchoReplies} {
 		put(v)
 	}
 }
@@ -109,7 +110,7 @@ func (p *published) load() (c Counters) {
 	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
 		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
 		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver,
-		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld} {
+		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld, &c.EchoReplies} {
 		*v = get()
 	}
 	return c

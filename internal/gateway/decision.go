@@ -14,13 +14,20 @@ import (
 // DryRun, which does not, come to the same one.
 type Decision struct {
 	Reason verdict.Reason // why the packet is dropped; None: it begins a flow
-	Kind   conntrack.Kind // of that flow: Forward or Masquerade
+	Kind   conntrack.Kind // of that flow: Forward, Masquerade or PortForward
 	Inside bool           // the packet comes from inside
 	Asked  Question       // what the policy was asked, if anything
 	Policy nat.Decision   // its answer
 
-	// Target is the packet's tuple with the destination that it leaves with.
+	// Target is the packet's tuple with the destination that it leaves with, and
+	// where a static forward has one for it, the source.
 	Target conntrack.Tuple
+
+	// Maps says that the source is still to be translated, by a mapping or, for a
+	// protocol without ports, by its address alone.
+	Maps bool
+
+	Static *nat.PortForward // that the destination was found by, else the source
 
 	// External is the address that the packet was sent to, where flows are
 	// masqueraded to that one; a flow that begins here keeps it (hairpin).
@@ -70,8 +77,11 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 		return
 	}
 	d.Asked, d.Policy = Forwards, s.Policy.Decide(p.Src, p.Dst)
-	if d.Policy.Masquerade {
-		d.Kind, d.Reason = conntrack.Masquerade, s.translatable(p)
+	switch {
+	case s.leavesStatic(d, p, d.Hop.Port):
+		d.Reason = s.translatable(p)
+	case d.Policy.Masquerade:
+		d.Kind, d.Maps, d.Reason = conntrack.Masquerade, true, s.translatable(p)
 	}
 }
 
@@ -132,6 +142,9 @@ func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) v
 // masqueraded to, and that belongs to none of them.
 func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, x *conntrack.External) {
 	d.External = x
+	if s.decideStatic(d, flows, in, p) {
+		return
+	}
 	var m *conntrack.Mapping
 	// An echo request has no external endpoint in its destination: its
 	// identifier is the sender's, and port 0 would be somebody's identifier 0.
@@ -152,6 +165,7 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 		d.Target.Dst, d.Target.DstPort = m.Inside()
 		if d.Reason = s.lookup(d, in, p); d.Reason == verdict.None {
 			d.Kind, d.Reason = conntrack.Masquerade, s.translatable(p)
+			s.hairpinSource(d, flows, p)
 		}
 	}
 }
@@ -173,7 +187,7 @@ func (s *Snapshot) translatable(p *packet.Packet) verdict.Reason {
 			return verdict.ReplyWithoutFlow
 		}
 	default:
-		return verdict.ProtocolUnsupported
+		return otherReason[s.Other]
 	}
 	return verdict.None
 }

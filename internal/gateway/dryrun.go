@@ -11,6 +11,7 @@ import (
 // Outcome is what would become of a packet, and all that it follows from.
 type Outcome struct {
 	Reason verdict.Reason // why it is dropped; None: it leaves
+	Echo   bool           // it is an echo request that the gateway itself answers
 	Waits  bool           // it leaves once the neighbour answers ARP, or not at all
 
 	Flow     *FlowFound   // the flow it belongs to, nil where it begins one
@@ -63,7 +64,7 @@ func (s *Snapshot) foretell(o *Outcome, found *FlowFound, flows *conntrack.Worke
 			return
 		}
 		o.To, o.Translated = flow.Translated(dir), true
-	} else if s.begins(o, flows, in, p, arriving, now); o.Reason != verdict.None {
+	} else if s.begins(o, flows, in, p, arriving, now); o.Echo || o.Reason != verdict.None {
 		return
 	}
 	s.leaves(o, in, p)
@@ -84,19 +85,27 @@ func (f *FlowFound) fill(flow *conntrack.Flow, dir conntrack.Direction) {
 func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, arriving conntrack.Tuple, now conntrack.Tick) {
 	d := &o.Decision
 	s.decide(d, flows, in, p, arriving)
+	if s.answersEcho(flows.Table(), p, d.Reason) {
+		s.foretellEcho(o, in, p, arriving)
+		return
+	}
 	if o.Reason = d.Reason; o.Reason != verdict.None {
 		return
 	}
 	o.To = d.Target
-	if d.Kind == conntrack.Masquerade {
+	if d.Maps && packet.Portless(p.Proto) {
+		o.Mapping = s.forecastAddress(d, flows, p, now)
+	} else if d.Maps {
 		o.Mapping = s.Ports.Forecast(flows, s.Pools[d.Hop.Port], d.External, p.Proto, p.Src, p.SrcPort)
+	}
+	if d.Maps {
 		if o.Reason = o.Mapping.Reason; o.Reason != verdict.None {
 			return
 		}
 		o.To.Src, o.To.SrcPort = o.Mapping.External.Address(), o.Mapping.Port
 	}
 	o.Translated = true
-	if other, _ := flows.Find(o.To.Reverse(), now); other != nil {
+	if other, _ := flows.Find(o.To.Reverse(), now); other != nil && (other.Kind() != conntrack.Forward || o.To.Src == p.Src) {
 		o.Reason = verdict.ReplyTupleTaken
 		return
 	}

@@ -38,7 +38,7 @@ func TestDryRunForetells(t *testing.T) {
 			}
 		}
 	}
-	for _, what := range []string{"sent", "waits", "hit", "answer", "mapped", "kept", "searched", "hairpin"} {
+	for _, what := range []string{"sent", "waits", "hit", "answer", "mapped", "kept", "searched", "hairpin", "echo", "forward"} {
 		if seen[what] < 10 {
 			t.Errorf("%s: only %d times", what, seen[what])
 		}
@@ -48,7 +48,7 @@ func TestDryRunForetells(t *testing.T) {
 		verdict.HairpinDisabled, verdict.NoExternalAddress, verdict.NoRoute, verdict.RouteUnreachable, verdict.InterfaceDown,
 		verdict.TCPWithoutFlow, verdict.ProtocolUnsupported, verdict.ICMPUnsupported, verdict.ReplyWithoutFlow, verdict.NeighbourUnresolved,
 		verdict.WouldLeakSource, verdict.ExternalAddressMoved, verdict.MartianSource, verdict.LandAttack, verdict.TTLExpired,
-		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute,
+		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute, verdict.PeerTaken, verdict.ProtocolPassed,
 	} {
 		if seen[r.String()] == 0 {
 			t.Errorf("never met: %s", r)
@@ -141,6 +141,12 @@ func (x *foreteller) note(o *Outcome) {
 	default:
 		x.seen["sent"]++
 	}
+	if o.Echo {
+		x.seen["echo"]++
+	}
+	if o.Flow == nil && o.Decision.Kind == conntrack.PortForward {
+		x.seen["forward"]++
+	}
 	switch {
 	case o.Flow != nil && o.Flow.Direction == conntrack.Reply:
 		x.seen["answer"]++
@@ -161,6 +167,8 @@ func (x *foreteller) anyRig() *rig {
 		s.Hairpin = x.IntN(4) > 0
 		s.Policy = x.anyPolicy()
 		s.Ports = pick(x, nat.DefaultPorts, nat.PortRange{Low: 1, High: 65535}, nat.PortRange{Low: 1, High: 3}, nat.PortRange{Low: 2, High: 2})
+		s.Other = pick(x, OtherAddressOnly, OtherAddressOnly, OtherDrop, OtherPass)
+		s.Static = pick(x, nil, nil, someForwards())
 		s.Roles[outsidePort] = pick(x, RoleOutside, RoleOutside, RoleOutside, RoleBoth, RoleInside)
 		s.Roles[insidePort] = pick(x, RoleInside, RoleInside, RoleInside, RoleBoth)
 	})

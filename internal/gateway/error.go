@@ -67,6 +67,7 @@ var errorFor = [verdict.Count]ErrorKind{
 	verdict.MappingTableFull:  Prohibited,
 	verdict.SourceTableFull:   Prohibited,
 	verdict.SourceLimit:       Prohibited,
+	verdict.PeerTaken:         Prohibited,
 }
 
 // tooBig is the reason to drop a packet with DF set that is larger than mtu,

@@ -137,7 +137,7 @@ func TestDrops(t *testing.T) {
 		{"a reset without a connection", insidePort, out.tcp(t, packet.TCPRst), verdict.TCPWithoutFlow, nil},
 		{"an echo reply that nobody asked for", insidePort, out.echo(t, packet.ICMPEchoReply, 5), verdict.ReplyWithoutFlow, nil},
 		{"an ICMP timestamp", insidePort, out.echo(t, 13, 5), verdict.ICMPUnsupported, nil},
-		{"a protocol without ports", insidePort, out.frame(t, out.ipv4(layers.IPProtocolGRE), payload("gre")), verdict.ProtocolUnsupported, nil},
+		{"a protocol without ports", insidePort, out.frame(t, out.ipv4(layers.IPProtocolGRE), payload("gre")), verdict.ProtocolUnsupported, func(_ *rig, s *Snapshot) { s.Other = OtherDrop }},
 		{"the first fragment of an ICMP error", outsidePort, markMore(from{src: server, dst: external}.quote(t, 3, 3, from{src: external, dst: server, sport: 9, dport: 9}.udp(t), 32)), verdict.FragmentUnsupported, nil},
 		{"2827: an inside source from outside", outsidePort, from{src: client2, dst: excluded, sport: 1, dport: 2}.udp(t), verdict.SpoofedSource, nil},
 		{"6274-4: our own address as source", outsidePort, from{src: external, dst: client, sport: 1, dport: 2}.udp(t), verdict.OwnSource, nil},
@@ -231,7 +231,16 @@ func TestPingOfAnExternalAddress(t *testing.T) {
 	for _, on := range []fib.PortID{insidePort, outsidePort} {
 		sender := map[fib.PortID]uint32{insidePort: client2, outsidePort: server}[on]
 		r.send(on, from{src: sender, dst: pooled}.echo(t, packet.ICMPEchoRequest, 9))
-		r.none(verdict.NoMapping)
+		v := r.one(on)
+		if v.packet.Src != pooled || v.packet.Dst != sender || v.icmp == nil || v.packet.ICMPType != packet.ICMPEchoReply || v.icmp.Id != 9 || v.ip.TTL != 64 {
+			t.Errorf("a ping from %08x was answered with %v", sender, v.packet)
+		}
+	}
+	for range 2 * errorsPeerBurst {
+		r.send(outsidePort, from{src: server, dst: pooled}.echo(t, packet.ICMPEchoRequest, 9))
+	}
+	if got := len(r.ports[outsidePort].sent()); got != errorsPeerBurst-1 || r.drops(verdict.EchoLimit) == 0 {
+		t.Errorf("%d of a flood of pings were answered; drops %v", got, r.allDrops())
 	}
 }
 

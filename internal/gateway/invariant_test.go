@@ -51,10 +51,15 @@ func TestNothingLeaks(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t)
 		in, out, dropped := 0, 0, uint64(0)
+		forwards := someForwards()
 		outsideUp, plain := true, r.pointer.Load().Policy
 		off := nat.NewPolicy(nat.PolicyConfig{Enabled: true, Sources: anyPolicyLines})
 		for range rapid.IntRange(1, 40).Draw(rt, "steps") {
-			switch rapid.IntRange(0, 10).Draw(rt, "event") {
+			switch rapid.IntRange(0, 11).Draw(rt, "event") {
+			case 5:
+				other := OtherProtocols(rapid.IntRange(0, 2).Draw(rt, "other"))
+				static := rapid.SampledFrom([]*nat.Static{nil, forwards}).Draw(rt, "forwards")
+				r.publish(func(s *Snapshot) { s.Other, s.Static = other, static })
 			case 0:
 				outsideUp = !outsideUp
 				r.interfaces(outsideUp)

@@ -21,24 +21,28 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 		return nil, 0, w.tooBig(d.Hop.MTU)
 	case d.Reason != verdict.None:
 		return nil, 0, d.Reason
-	case d.Kind == conntrack.Masquerade:
-		return w.masquerade(p, key, d.Target, d.Hop.Port, d.External)
+	case d.Maps && packet.Portless(p.Proto):
+		return w.masqueradeAddress(p, key, &d)
+	case d.Maps:
+		return w.masquerade(p, key, &d)
+	case d.Kind == conntrack.PortForward:
+		return w.create(p, &conntrack.NewFlow{Original: key, Reply: d.Target.Reverse(), Kind: d.Kind, OutPort: d.Hop.Port})
 	}
 	return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: d.Hop.Port})
 }
 
-// masquerade begins a flow whose source is translated. target is the key with
-// the destination that the packet will leave with; x is the external address,
-// or nil for the one that belongs to the way out.
-func (w *Worker) masquerade(p *packet.Packet, key, target conntrack.Tuple, out fib.PortID, x *conntrack.External) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
-	m, r := w.mapping(p, out, x)
+// masquerade begins a flow whose source is translated by a mapping: at
+// d.External, or where that is nil, at the address that belongs to the way out.
+func (w *Worker) masquerade(p *packet.Packet, key conntrack.Tuple, d *Decision) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
+	out := d.Hop.Port
+	m, r := w.mapping(p, out, d.External)
 	if r != verdict.None {
 		w.yield(r)
 		return nil, 0, r
 	}
-	reply := target.Reverse()
+	reply := d.Target.Reverse()
 	reply.Dst, reply.DstPort = m.External()
-	flow, dir, r := w.create(p, &conntrack.NewFlow{Original: key, Reply: reply, Kind: conntrack.Masquerade, Mapping: m, OutPort: out})
+	flow, dir, r := w.create(p, &conntrack.NewFlow{Original: key, Reply: reply, Kind: d.Kind, Mapping: m, OutPort: out})
 	return flow, dir, r
 }
 
@@ -72,7 +76,7 @@ func (w *Worker) create(p *packet.Packet, nf *conntrack.NewFlow) (*conntrack.Flo
 // just gone and is back now, or by a packet for whoever had the address before.
 // As long as it lived, nothing could be masqueraded to that port and peer.
 func (w *Worker) endStranger(nf *conntrack.NewFlow) bool {
-	if nf.Kind != conntrack.Masquerade {
+	if nf.Kind == conntrack.Forward || nf.Reply.Dst == nf.Original.Src {
 		return false
 	}
 	f, _ := w.flows.Find(nf.Reply, w.now)

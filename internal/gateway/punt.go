@@ -40,6 +40,8 @@ func (w *Worker) punt(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortID,
 // such connection and would reset it.
 func (w *Worker) kernelOwns(p *packet.Packet, r verdict.Reason) bool {
 	switch r {
+	case verdict.ProtocolPassed:
+		return true // to route or to drop, as it would have without us
 	case verdict.KernelRoute:
 		// Not where the route is that of an inside host behind the address.
 		return w.table.External(p.Dst) == nil

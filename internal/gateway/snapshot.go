@@ -22,6 +22,9 @@ type Snapshot struct {
 	// cached its next hop under another generation is decided again.
 	Generation uint16
 
+	Static *nat.Static    // port-forwards; nil where there is none
+	Other  OtherProtocols // masquerade.other-protocols
+
 	Hairpin     bool // masquerade.hairpin
 	DropOptions bool // masquerade.ip-options: drop
 	PickUp      bool // masquerade.tcp-pickup: outbound
@@ -58,7 +61,7 @@ func (s *Snapshot) fromInside(in fib.PortID, src uint32) bool {
 // ownsExternal reports whether flows that leave by port out may use addr as
 // their external address.
 func (s *Snapshot) ownsExternal(out fib.PortID, addr uint32) bool {
-	return s.Pools[out] != nil && s.Pools[out].Holds(addr)
+	return s.Pools[out] != nil && s.Pools[out].Holds(addr) || s.Static.Owns(out, addr)
 }
 
 // hopKey is what a flow caches of its next hop: an id that is only good under
@@ -69,5 +72,5 @@ func (s *Snapshot) hopKey(id fib.HopID) uint32 { return uint32(s.Generation)<<16
 // under s: only neighbours differ.
 func (s *Snapshot) DecidesLike(t *Snapshot) bool {
 	return s.Policy == t.Policy && s.Routes.Generation() == t.Routes.Generation() &&
-		s.Roles == t.Roles && s.Pools == t.Pools
+		s.Roles == t.Roles && s.Pools == t.Pools && s.Static == t.Static
 }

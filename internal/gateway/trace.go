@@ -264,7 +264,7 @@ func (w *Worker) findOut(t *tap, held int) {
 	r.Completed = c.Completed != b.Completed
 	r.Fragments = int(c.Fragments - b.Fragments)
 	r.ErrorLimited = c.ErrorsLimited != b.ErrorsLimited
-	if c.ARPReplies != b.ARPReplies {
+	if c.ARPReplies != b.ARPReplies || c.EchoReplies != b.EchoReplies {
 		r.Fate = Answered
 	}
 	for k := range c.Errors {

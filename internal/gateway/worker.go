@@ -68,6 +68,7 @@ type Worker struct {
 	keyed    keyed
 	idents   idents
 	limit    errorLimit
+	echoes   errorLimit
 	mtu      uint16 // that the packet at hand does not fit
 
 	in      fib.PortID // port of the burst at hand

@@ -5,14 +5,13 @@ import (
 	"hash/crc32"
 )
 
-// SCTP's common header: ports, verification tag, checksum (RFC 9260 3.1).
+// SCTP's common header: ports, verification tag, checksum (RFC 9260).
 const (
 	SCTPLength   = 12
 	sctpChecksum = 8
 )
 
-// castagnoli is the polynomial of SCTP's checksum (RFC 3309, RFC 9260 appendix
-// A). It covers the SCTP packet and no pseudo-header, so that an address may
+// castagnoli is the polynomial of SCTP's checksum (RFC 3309). It covers the SCTP packet and no pseudo-header, so that an address may
 // change without it.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -75,6 +75,10 @@ const (
 	ServiceRemoved
 	ICMPErrorImplausible
 	EarlyDrop
+	PeerTaken
+	ProtocolPassed
+	ForwardRemoved
+	EchoLimit
 
 	// Routing and the way out.
 	NoRoute
@@ -162,6 +166,10 @@ var words = [Count]Words{
 	ServiceRemoved:       {"service-removed", "the flow's service is configured no more"},
 	ICMPErrorImplausible: {"icmp-error-implausible", "an ICMP error that quotes a TCP sequence number its receiver cannot have sent (RFC 5927)"},
 	EarlyDrop:            {"early-drop", "the flow was never answered, and ended so that a full table has room for a new one; raise conntrack.max-flows"},
+	PeerTaken:            {"peer-taken", "on every external address another inside host has flows of this protocol without ports with this peer; add addresses to masquerade.addresses"},
+	ProtocolPassed:       {"protocol-passed", "a protocol without ports, which masquerade.other-protocols leaves to the kernel, and the kernel could not be given it"},
+	ForwardRemoved:       {"forward-removed", "the entry of port-forwards that the flow was translated by is gone or says otherwise"},
+	EchoLimit:            {"echo-limit", "more echo requests to external addresses came than the gateway answers"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},

@@ -63,6 +63,12 @@ struct endpoints {
 	bool quoted; // read from an ICMP error
 };
 
+// portless says whether flows of a protocol are told apart by addresses alone.
+inline bool portless(__u8 protocol)
+{
+	return protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_ICMP;
+}
+
 // read_quoted reads what an ICMP error quotes: the IPv4 header and 8 bytes
 // (RFC 792) of a packet that we sent, so its source is our end.
 inline bool read_quoted(struct iphdr *ip, void *end, __be32 local, struct endpoints *e)
@@ -72,7 +78,7 @@ inline bool read_quoted(struct iphdr *ip, void *end, __be32 local, struct endpoi
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return false;
 	l4 = (void *)ip + ip->ihl * 4;
-	if ((void *)(l4 + 4) > end || ip->frag_off & bpf_htons(IP_OFFSET))
+	if (ip->frag_off & bpf_htons(IP_OFFSET))
 		return false;
 	// An error goes to the sender of what it quotes; anything else is made up.
 	if (ip->saddr != local)
@@ -81,6 +87,10 @@ inline bool read_quoted(struct iphdr *ip, void *end, __be32 local, struct endpoi
 	e->protocol = ip->protocol;
 	e->tuple.ipv4.saddr = ip->daddr;
 	e->quoted = true;
+	if (portless(ip->protocol))
+		return true;
+	if ((void *)(l4 + 4) > end)
+		return false;
 	switch (ip->protocol) {
 	case IPPROTO_TCP:
 	case IPPROTO_UDP:

@@ -28,6 +28,7 @@ enum reason {
 	WORKER_FRAGMENT,
 	WORKER_SERVICE,
 	WORKER_HELD_PORT,
+	WORKER_HELD_PEER,
 	WORKER_ICMP_ERROR,
 	WORKER_POOL_ADDRESS,
 	WORKER_ROUTED,
@@ -41,6 +42,7 @@ const volatile __u32 port;          // index in `ports`
 const volatile __u32 first_slot;    // the port's first slot in `sockets`
 const volatile __u32 queues;        // how many slots it has
 const volatile __u32 workers = 1;   // queue q belongs to worker q mod workers
+const volatile __u64 peer_seed;     // keys the hash of `peers`
 const volatile __u64 stale_after;   // ns after which a heartbeat is old
 
 enum port_flags {
@@ -132,6 +134,22 @@ struct {
 	__type(key, struct service);
 	__type(value, __u8); // there or not
 } services SEC(".maps");
+
+// How many flows of protocols without ports NAT has by a keyed hash of external
+// address, peer and protocol. Workers count up before the first packet leaves, and
+// down when the flow has ended. Two may share a slot: a worker hands back what it
+// then gets of the host's.
+struct peers {
+	__u32 slots[1 << 16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct peers);
+} peers SEC(".maps");
 
 struct prefix {
 	__u32 length;

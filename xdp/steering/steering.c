@@ -17,6 +17,8 @@
 //      a port or echo identifier that NAT holds, or an ICMP error that quotes
 //      one: the host's own socket, if it has one            -> kernel
 //                                                    else   -> worker
+//      of a protocol without ports, from a peer that NAT has a flow of it
+//      with, or an ICMP error that quotes one                -> worker
 //      anything else: shared -> kernel, pool                -> worker
 //   3. to an address that only the host uses                -> kernel
 //   4. routed to an interface of Sluice's                   -> worker
@@ -118,6 +120,26 @@ inline bool held(const struct address *address, const struct endpoints *e)
 	return words[local / 64] >> local % 64 & 1;
 }
 
+// peered says whether NAT has a flow of a protocol without ports between the
+// address and a peer, or another that shares its slot. conntrack's peers.slot is
+// the same function.
+inline bool peered(__be32 local, __be32 peer, __u8 protocol)
+{
+	__u64 x = (__u64)bpf_ntohl(local) << 32 | bpf_ntohl(peer);
+	__u32 index = 0;
+	struct peers *all = bpf_map_lookup_elem(&peers, &index);
+
+	if (!all)
+		return false;
+	x = (x + protocol * 0x9e3779b97f4a7c15ULL) ^ peer_seed;
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	x ^= x >> 32;
+	x *= 0xd6e8feb86659fd93ULL;
+	x ^= x >> 32;
+	return *(volatile __u32 *)&all->slots[x & 0xffff];
+}
+
 // service says whether e is about an address and port that a service has. A
 // service takes all of its port: sockets of the host are not asked for.
 inline bool service(const struct endpoints *e, __be32 local)
@@ -217,6 +239,13 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 	struct endpoints e = {};
 	bool has_port, for_nat, for_host, awaited = false;
 
+	// All that decides is in every fragment, too.
+	if (portless(ip->protocol)) {
+		for_nat = peered(ip->daddr, ip->saddr, ip->protocol);
+		if (!shared)
+			return to_worker(ctx, self, WORKER_POOL_ADDRESS, for_nat);
+		return for_nat ? to_worker(ctx, self, WORKER_HELD_PEER, true) : to_kernel(KERNEL_HOST_ADDRESS);
+	}
 	if (ip->frag_off & bpf_htons(IP_OFFSET))
 		return later_fragment(ctx, self, ip, shared);
 
@@ -226,7 +255,10 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 			remember(ip, TO_WORKER);
 		return to_worker(ctx, self, WORKER_SERVICE, true);
 	}
-	for_nat = has_port && held(address, &e);
+	if (has_port && portless(e.protocol)) // quoted
+		for_nat = peered(ip->daddr, e.tuple.ipv4.saddr, e.protocol);
+	else
+		for_nat = has_port && held(address, &e);
 	for_host = for_nat && shared && host_socket(ctx, &e);
 	if (for_host)
 		for_nat = false;
