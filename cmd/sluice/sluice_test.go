@@ -219,7 +219,7 @@ func TestUsageErrors(t *testing.T) {
 // TestNoDaemon: every command that asks one says how to start it.
 func TestNoDaemon(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
-	for _, args := range []string{"status", "reload", "flows list", "flows count", "flows watch", "flows flush --all", "nat pools", "nat list", "nat who 192.0.2.1:1", "drops", "drops --watch", "status -o json"} {
+	for _, args := range []string{"status", "reload", "flows list", "flows count", "flows watch", "flows flush --all", "nat pools", "nat list", "nat who 192.0.2.1:1", "top --once", "drops", "drops --watch", "status -o json"} {
 		code, out, errOut := sluice(t, append(strings.Fields(args), "--socket", socket)...)
 		if code != exitFailed || out != "" || strings.Count(errOut, "\n") != 1 ||
 			!strings.Contains(errOut, socket) || !strings.Contains(errOut, "start it with") {
@@ -237,12 +237,12 @@ func TestHelp(t *testing.T) {
 	if code != exitFine {
 		t.Errorf("exit %d", code)
 	}
-	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "nat", "explain", "trace", "drops", "config", "lab", "version", "completion"} {
+	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "nat", "explain", "trace", "drops", "top", "config", "lab", "version", "completion"} {
 		if !strings.Contains(out, "\n  "+name+" ") {
 			t.Errorf("%s is not in the help", name)
 		}
 	}
-	for _, name := range []string{"capture", "services", "backend", "top "} {
+	for _, name := range []string{"capture", "services", "backend"} {
 		if strings.Contains(out, "\n  "+name) {
 			t.Errorf("%s is in the help and not in this version", name)
 		}
