@@ -67,7 +67,7 @@ var testsMayImport = []string{"internal/lab", "internal/packet", "internal/verdi
 
 // pure are the packages whose time, memory and frames are passed in. They run
 // the same under a test, a fuzzer and the gateway.
-var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "internal/fib", "internal/filter", "internal/fragment"}
+var pure = []string{"internal/verdict", "internal/packet", "conntrack", "nat", "dsr", "internal/fib", "internal/filter", "internal/fragment"}
 
 // impure is what no pure package imports: sockets, files, clocks, logs, and the
 // libraries that bring them. A path stands for what is below it, too.
