@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"internal/packet":   {"internal/verdict"},
 	"conntrack":         {"internal/packet", "internal/verdict"},
 	"nat":               {"conntrack", "internal/packet", "internal/verdict"},
+	"dsr":               {"conntrack", "internal/packet", "internal/verdict"},
 	"internal/fib":      {"internal/verdict"},
 	"internal/fragment": {"conntrack", "internal/packet", "internal/verdict"},
 	"internal/filter":   {"conntrack", "internal/packet", "internal/verdict"},
