@@ -168,6 +168,13 @@ func (s sink) packets(st *control.Status) {
 	s.count(icmpLimited, st.Router.ICMPErrorsLimited)
 	s.count(fragmented, st.Router.FragmentedPackets)
 	s.count(fragments, st.Router.Fragments)
+	s.count(followed, st.Router.FragmentsFollowed)
+	s.count(fragmentsHeld, st.Router.FragmentsHeld)
+	s.count(handedOver, st.Router.FragmentsHandedOver)
+	s.count(outOfWindow, st.Router.TCPOutOfWindow)
+	s.count(mssClamped, st.Router.MSSClamped)
+	s.count(earlyDrops, st.Router.EarlyDrops)
+	s.count(synsHeld, st.Router.SYNsHeld)
 	for _, c := range st.Steering.Counters {
 		s.count(steered, c.Packets, c.Name)
 	}
