@@ -13,6 +13,10 @@
 //	            punt.go     what is the kernel's goes back there
 //	Transmit, Flush, quiesce, sweep
 //
+// A fragment of what may have to be translated follows the first one of its
+// datagram (fragment.go), and waits for it where need be (fragmenthold.go); the
+// worker that has the datagram deals with all of them.
+//
 // While a Trace is on (trace.go), packets that it may choose take that way one
 // at a time.
 //

@@ -12,7 +12,7 @@ import (
 
 // fragment takes a fragment on its way. Where its datagram may have to be
 // translated, the first fragment goes as any packet does, and the others follow
-// it, for only the first one has the ports (RFC 4787 REQ-14, RFC 5508 REQ-2).
+// it, for only the first one has the ports (RFC 4787 REQ-14).
 // Otherwise each goes by itself, and depends on no other and on no memory.
 func (w *Worker) fragment(d xdp.Desc, frame []byte, p *packet.Packet) {
 	var x Decision

@@ -139,10 +139,13 @@ func pair(t testing.TB, options ...rigOption) [2]*rig {
 	}
 	b.worker = New(Config{
 		ID: 1, Workers: 2, Table: b.table, Ports: []Port{b.ports[0], b.ports[1]}, Memory: b.memory, Snapshot: &b.pointer,
-		Resolve: b.resolve, Seed: [32]byte{2}, Fragments: a.exchange, Wake: func(int) {},
+		Resolve: b.resolve, Seed: [32]byte{2}, Fragments: a.exchange, Wake: b.woke,
 	})
 	return [2]*rig{a, b}
 }
+
+// woke notes that the rig's worker woke another one.
+func (r *rig) woke(worker int) { r.wakes[worker]++ }
 
 // udpPieces are the fragments of a UDP datagram.
 func (f from) udpPieces(t testing.TB, id uint16, size int) [][]byte {

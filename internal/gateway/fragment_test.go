@@ -167,6 +167,79 @@ func TestLongestDatagram(t *testing.T) {
 	}
 }
 
+// TestOwnerIsWoken: once a step, whatever was handed over, and nobody else.
+func TestOwnerIsWoken(t *testing.T) {
+	w := pair(t)
+	train := from{src: client, dst: server, sport: 4000, dport: 53, payload: big(4000)}.udpPieces(t, 1, 1000)
+	w[1].send(insidePort, train[0])
+	w[0].send(insidePort, train[1], train[2])
+	if w[0].wakes != [2]int{0, 1} || w[1].wakes != [2]int{} {
+		t.Errorf("woken: %v by the first, %v by the second", w[0].wakes, w[1].wakes)
+	}
+	w[0].step()
+	w[1].step()
+	if n := len(w[1].ports[outsidePort].sent()); n != 3 || w[0].wakes != [2]int{0, 1} {
+		t.Errorf("%d fragments left, woken %v; drops %v", n, w[0].wakes, w[1].allDrops())
+	}
+	received := w[0].worker.counters.Ports[insidePort].RxPackets + w[1].worker.counters.Ports[insidePort].RxPackets
+	if received != 3 {
+		t.Errorf("%d frames counted as received, want 3", received)
+	}
+}
+
+// TestInboxFull: what another worker has no room for is dropped, and no reference
+// stays.
+func TestInboxFull(t *testing.T) {
+	w := pair(t)
+	f := from{src: client, dst: server, sport: 4000, dport: 53, payload: big(1600)}
+	train := f.udpPieces(t, 1, 16)
+	w[1].send(insidePort, train[0])
+	w[0].send(insidePort, train[1:81]...) // 80, and room for 64
+	w[0].step()
+	if n := w[0].drops(verdict.FragmentHoldFull); n != 16 {
+		t.Fatalf("%d dropped, want 16; drops %v", n, w[0].allDrops())
+	}
+	for range 2 {
+		w[1].step()
+	}
+	if n := len(w[1].ports[outsidePort].sent()); n != 65 {
+		t.Errorf("%d fragments left; drops %v", n, w[1].allDrops())
+	}
+	w[1].send(insidePort, train[81:]...)
+	w[1].send(insidePort, train[65:81]...)
+	hash := w[0].exchange.Hash(fragment.Key{Src: client, Dst: server, ID: 1, Proto: packet.ProtoUDP})
+	if owner := w[0].exchange.Acquire(hash, 0); owner != 0 {
+		t.Errorf("the datagram is complete, and worker %d still has it; drops %v", owner, w[1].allDrops())
+	}
+}
+
+// TestErrorAboutFragment: RFC 792 has errors quote first fragments, and they reach
+// whoever sent the datagram.
+func TestErrorAboutFragment(t *testing.T) {
+	r := newRig(t)
+	train := from{src: client, dst: server, sport: 4000, dport: 53, payload: big(3000)}.udpPieces(t, 1, 1480)
+	r.send(insidePort, train...)
+	all := r.ports[outsidePort].sent()
+	if len(all) != 3 {
+		t.Fatalf("%d fragments left; drops %v", len(all), r.allDrops())
+	}
+	for i, frame := range all {
+		r.send(outsidePort, from{src: router, dst: external}.quote(t, packet.ICMPTimeExceeded, 1, frame, 28))
+		if i > 0 { // RFC 1812 4.3.2.7: nobody may send that
+			r.none(verdict.ICMPErrorMalformed)
+			continue
+		}
+		v := r.one(insidePort)
+		var quoted packet.Packet
+		if reason := packet.ParseQuoted(v.raw[v.packet.L4+packet.ICMPLength:v.packet.End], &quoted); reason != verdict.None {
+			t.Fatal(reason)
+		}
+		if v.packet.Dst != client || quoted.Src != client || quoted.SrcPort != 4000 || quoted.Dst != server || quoted.DstPort != 53 {
+			t.Errorf("the error about the first fragment: %+v quotes %+v", v.packet, quoted)
+		}
+	}
+}
+
 // TestFragmentsShareIdentification: RFC 6864: one for all fragments of a datagram,
 // another one for each datagram, though two inside hosts use the same.
 func TestFragmentsShareIdentification(t *testing.T) {

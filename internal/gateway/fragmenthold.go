@@ -51,7 +51,7 @@ func (w *Worker) stage(x *fragment.Datagram, to fragment.Stage) {
 }
 
 // makeRoom makes room for one more datagram from src in a stage: the oldest goes
-// (RFC 4787 REQ-14a, RFC 6274 4.3).
+// (RFC 4787 REQ-14a, RFC 6274 section 4.1).
 func (w *Worker) makeRoom(in fragment.Stage, src uint32) {
 	if old := w.store.Full(in, src); old != nil {
 		w.giveUp(old, verdict.FragmentHoldFull)

@@ -63,6 +63,7 @@ type rig struct {
 	extra    []fib.Route
 	workers  int
 	exchange *fragment.Exchange
+	wakes    [2]int // by worker: how often this one woke it
 }
 
 // rigOption changes the rig before the worker is made.
@@ -101,7 +102,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	}
 	r.worker = New(Config{
 		Table: table, Ports: []Port{r.ports[0], r.ports[1]}, Memory: r.memory, Snapshot: &r.pointer, Resolve: r.resolve,
-		Seed: [32]byte{1}, Workers: r.workers, Fragments: r.exchange, Wake: func(int) {},
+		Seed: [32]byte{1}, Workers: r.workers, Fragments: r.exchange, Wake: r.woke,
 	})
 	return r
 }
