@@ -121,6 +121,20 @@ func (s *Static) Outward(inside uint32, proto uint8, port uint16, out uint8) (f 
 	return nil, 0, 0
 }
 
+// Serves reports whether any forward leads to the inside address by the protocol,
+// whatever its port: a later fragment has none.
+func (s *Static) Serves(inside uint32, proto uint8) bool {
+	if s == nil {
+		return false
+	}
+	for _, proto := range [...]uint8{proto, 0} {
+		if f := s.firstOf(inside, proto); f < len(s.outward) && compareInside(&s.outward[f], inside, proto) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (f *PortForward) usable(out uint8) bool { return f.Out == AnyOut || out == AnyOut || f.Out == out }
 
 // firstOf is the place of the first forward of an inside address and protocol.

@@ -30,13 +30,16 @@ func (w *Worker) fragment(d xdp.Desc, frame []byte, p *packet.Packet) {
 
 // follows reports whether fragment p belongs to a datagram that may have to be
 // translated. It goes by addresses alone, so that it is the same for all fragments of a
-// datagram, whichever comes first. d is what was decided otherwise.
+// datagram, whichever comes first. What is translated by its ports alone must be
+// known here by its addresses; to follow too much costs memory and harms nobody. d
+// is what was decided otherwise.
 func (s *Snapshot) follows(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet) bool {
 	portless := *p
 	portless.SrcPort, portless.DstPort = 0, 0
 	portless.Flags &^= packet.FlagDontFragment // the MTU is looked at later: fragments differ in length
 	s.decide(d, flows, in, &portless, key(&portless))
-	return d.External != nil || d.Kind != conntrack.Forward
+	return d.External != nil || d.Kind != conntrack.Forward ||
+		d.Asked == Forwards && s.Static.Serves(p.Src, p.Proto) // an answer by a static forward's host
 }
 
 // forwardFragment forwards a fragment of a datagram whose addresses stay as they

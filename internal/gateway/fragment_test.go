@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"sluice/internal/fragment"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
+	"sluice/nat"
 )
 
 // stream is a flow whose datagrams come in fragments, and what they are to become.
@@ -210,6 +212,43 @@ func TestInboxFull(t *testing.T) {
 	hash := w[0].exchange.Hash(fragment.Key{Src: client, Dst: server, ID: 1, Proto: packet.ProtoUDP})
 	if owner := w[0].exchange.Acquire(hash, 0); owner != 0 {
 		t.Errorf("the datagram is complete, and worker %d still has it; drops %v", owner, w[1].allDrops())
+	}
+}
+
+// TestFragmentsOfForwards: to a static forward's host and back, one that is not
+// masqueraded otherwise among them, and protocols without ports by their address.
+func TestFragmentsOfForwards(t *testing.T) {
+	const elsewhere = "10.0.1.9" // behind the client, in no masquerade.sources
+	forward := nat.PortForward{External: external, Proto: packet.ProtoUDP, First: 80, Last: 80, Inside: ip(elsewhere), To: 8080, Out: nat.AnyOut}
+	r := newRig(t, func(r *rig, s *Snapshot) {
+		r.extra = []fib.Route{{Table: fib.TableMain, Prefix: netip.MustParsePrefix("10.0.1.0/24"), Paths: []fib.Path{{Ifindex: 1, Gateway: client}}}}
+		r.interfaces(true)
+		s.Routes, s.Static = r.builder.Build(), nat.NewStatic([]nat.PortForward{forward})
+	})
+	gre := func(f from) [][]byte { return pieces(f.frame(t, f.ipv4(47), payload(f.payload)), 5, 1480) }
+	for _, tt := range []struct {
+		name     string
+		in, out  fib.PortID
+		train    [][]byte
+		src, dst uint32
+	}{
+		{"to the host", outsidePort, insidePort, from{src: server, dst: external, sport: 5000, dport: 80, payload: big(3000)}.udpPieces(t, 1, 1480), server, ip(elsewhere)},
+		{"its answer", insidePort, outsidePort, from{src: ip(elsewhere), dst: server, sport: 8080, dport: 5000, payload: big(3000)}.udpPieces(t, 1, 1480), external, server},
+		{"its own", insidePort, outsidePort, from{src: ip(elsewhere), dst: server, sport: 9, dport: 9, payload: big(3000)}.udpPieces(t, 2, 1480), ip(elsewhere), server},
+		{"GRE", insidePort, outsidePort, gre(from{src: client, dst: server, payload: big(3000)}), external, server},
+		{"GRE back", outsidePort, insidePort, gre(from{src: server, dst: external, payload: big(3000)}), server, client},
+	} {
+		m := newReassembler(t)
+		r.send(tt.in, tt.train[2], tt.train[0], tt.train[1])
+		for _, f := range r.ports[tt.out].sent() {
+			m.take(f)
+		}
+		if len(m.whole) != 1 {
+			t.Fatalf("%s: %d datagrams left; drops %v", tt.name, len(m.whole), r.allDrops())
+		}
+		if d := m.whole[0]; address(d[12:]) != tt.src || address(d[16:]) != tt.dst {
+			t.Errorf("%s: left as %v → %v", tt.name, fib.Addr(address(d[12:])), fib.Addr(address(d[16:])))
+		}
 	}
 }
 
