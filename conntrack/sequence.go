@@ -74,8 +74,7 @@ func (w *Worker) Update(f *Flow, d Direction, p *packet.Packet) bool {
 func (w *Worker) update(f *Flow, d Direction, p *packet.Packet) bool {
 	s := status(f.status.Load())
 	if s&(stateMask|bothKnown) == status(TCPEstablished)|bothKnown &&
-		p.TCPFlags&openFlags == 0 && p.Flags&packet.FlagFragment == 0 && f.fits(s, d, p) {
-		f.track(d, p)
+		p.TCPFlags&openFlags == 0 && p.Flags&packet.FlagFragment == 0 && f.follow(s, d, p) {
 		return true
 	}
 	return w.advance(f, d, p)
@@ -103,6 +102,31 @@ func (f *Flow) track(d Direction, p *packet.Packet) {
 	if uint32(p.Window) > f.windows.Load()>>(16*uint(d))&0xffff {
 		f.offer(d, p.Window)
 	}
+}
+
+// follow is fits, and then track, with each word loaded once.
+func (f *Flow) follow(s status, d Direction, p *packet.Packet) bool {
+	from, to := d&1, d&1^1
+	windows := f.windows.Load()
+	own, theirs := windows>>(16*uint(from))&0xffff, windows>>(16*uint(to))&0xffff<<(s.scale(to)&31)
+	sent, other := loadWord(&f.sent[from]), loadWord(&f.sent[to])
+	mine, acked := loadWord(&f.acked[from]), loadWord(&f.acked[to])
+	end := p.Seq + uint32(p.SegmentLength)
+	lag := max(own<<(s.scale(from)&31), ackLag)
+	// One branch for the four bounds: each is negative where it does not hold.
+	if int32(acked+theirs-p.Seq)|int32(end-sent+theirs)|int32(other-p.Ack)|int32(p.Ack-other+lag) < 0 {
+		return false
+	}
+	if after(end, sent) {
+		storeWord(&f.sent[from], end)
+	}
+	if after(p.Ack, mine) {
+		storeWord(&f.acked[from], p.Ack)
+	}
+	if uint32(p.Window) > own {
+		f.offer(from, p.Window)
+	}
+	return true
 }
 
 // offer makes window the largest that direction d has offered, unless it is not.
