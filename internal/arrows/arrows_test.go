@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"internal/flowmem": {},
 	"internal/route":   {"internal/fib"},
 	"internal/bypass":  {},
+	"internal/health":  {},
 	"internal/config":  {},
 	"internal/control": {"internal/packet"},
 
