@@ -108,6 +108,9 @@ func (f *Flow) Count(d Direction, n int) {
 	addCounter(&f.bytes[d&1], uint64(n))
 }
 
+// Packets is how many packets of direction d were counted.
+func (f *Flow) Packets(d Direction) uint64 { return loadCounter(&f.packets[d&1]) }
+
 // NextHop is what SetNextHop stored for direction d, or 0. Concurrent callers
 // may each find it missing and store their own: the last one stays.
 func (f *Flow) NextHop(d Direction) uint32 { return f.nextHop[d&1].Load() }

@@ -11,3 +11,6 @@ package conntrack
 func storeTick(p *Tick, v Tick)      { *p = v }
 func storeWord(p *uint32, v uint32)  { *p = v }
 func addCounter(p *uint64, v uint64) { *p += v }
+
+// loadCounter reads what addCounter adds to.
+func loadCounter(p *uint64) uint64 { return *p }

@@ -10,3 +10,6 @@ import "sync/atomic"
 func storeTick(p *Tick, v Tick)      { atomic.StoreUint32((*uint32)(p), uint32(v)) }
 func storeWord(p *uint32, v uint32)  { atomic.StoreUint32(p, v) }
 func addCounter(p *uint64, v uint64) { atomic.AddUint64(p, v) }
+
+// loadCounter reads what addCounter adds to.
+func loadCounter(p *uint64) uint64 { return atomic.LoadUint64(p) }

@@ -13,13 +13,13 @@ import (
 // port.
 type Services func(original, reply Tuple) (service uint16, backend uint32, ok bool)
 
-// balanced reports whether flows of the kind have a service and a backend.
-func (k Kind) balanced() bool { return k == ServiceSNAT || k == ServiceDSR }
+// Balanced reports whether flows of the kind have a service and a backend.
+func (k Kind) Balanced() bool { return k == ServiceSNAT || k == ServiceDSR }
 
 // served gives an adopted flow the ids that its service and backend have now,
 // and reports whether they are still there.
 func (r *Remains) served(f *Flow) bool {
-	if !f.Kind().balanced() || r.cfg.Services == nil {
+	if !f.Kind().Balanced() || r.cfg.Services == nil {
 		return true
 	}
 	service, backend, ok := r.cfg.Services(f.tuple[Original], f.tuple[Reply])

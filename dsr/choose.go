@@ -42,13 +42,9 @@ func (s *Service) Pick(t conntrack.Tuple, now conntrack.Tick, random uint64) *Ba
 	if s.Affinity == 0 || s.affinity == nil {
 		return s.Select(t, random)
 	}
-	if id := s.affinity.find(s.ID, t.Src, s.Affinity, now); id != 0 {
-		for _, b := range s.active {
-			if b.ID == id {
-				s.affinity.keep(s.ID, t.Src, id, now)
-				return b
-			}
-		}
+	if b := s.kept(t, now); b != nil {
+		s.affinity.keep(s.ID, t.Src, b.ID, now)
+		return b
 	}
 	b := s.Select(t, random)
 	if b != nil {

@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"internal/fib":      {"internal/verdict"},
 	"internal/fragment": {"conntrack", "internal/packet", "internal/verdict"},
 	"internal/filter":   {"conntrack", "internal/packet", "internal/verdict"},
-	"internal/gateway":  {"nat", "internal/fragment", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
+	"internal/gateway":  {"nat", "dsr", "internal/fragment", "internal/fib", "internal/filter", "conntrack", "internal/packet", "internal/verdict", "xdp"},
 
 	"xdp":              {},
 	"xdp/asavie":       {"xdp"},
@@ -46,7 +46,7 @@ var mayImport = map[string][]string{
 	"internal/daemon": {
 		"internal/explain", "internal/filter", "internal/bypass", "internal/metrics",
 		"internal/gateway", "internal/fragment", "internal/route", "internal/control", "internal/config", "internal/flowmem",
-		"xdp", "xdp/asavie", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+		"xdp", "xdp/asavie", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 
 	"bench": {

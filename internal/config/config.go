@@ -233,6 +233,7 @@ const (
 	MaxExternals  = 256     // pool addresses: each costs the port tables of three protocols
 	MaxForwards   = 1024    // entries of port-forwards
 	MaxFlows      = 1 << 26 // flows: 12 GiB
+	MaxServices   = 4096    // entries of services, each with one or two protocols
 )
 
 // defaults give a new list entry its values before the file's are put in.

@@ -126,7 +126,11 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	took := newSteps(d.started)
 	defer took.tell(d.log)
 	took.done("configuration")
-	if d.plane, err = buildPlane(c, took); err != nil {
+	balancer := newBalancer()
+	if err := balancer.configure(c); err != nil {
+		return err
+	}
+	if d.plane, err = buildPlane(c, balancer.locate, took); err != nil {
 		return err
 	}
 	defer func() {
@@ -154,6 +158,7 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	d.publisher.adopted = d.plane.adopted
 	d.publisher.now = func() conntrack.Tick { return tick(d.plane.threads[0].clock.Now()) }
 	d.plane.table.SharePeers(d.plane.steering.Peers())
+	d.balancer = balancer
 	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
 	d.view.warnings, d.view.loaded = warnings, d.started
 	// Flows that were left get their addresses back before anything else can

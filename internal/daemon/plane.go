@@ -41,7 +41,7 @@ const spareFrames = 512
 
 // buildPlane sets everything up that needs the configuration alone. Nothing is
 // attached yet: no packet is touched before start.
-func buildPlane(c *config.Config, took *steps) (_ *plane, err error) {
+func buildPlane(c *config.Config, locate conntrack.Services, took *steps) (_ *plane, err error) {
 	p := &plane{driver: c.Driver, resolve: make(chan gateway.Neighbour, 256), failed: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
@@ -69,7 +69,7 @@ func buildPlane(c *config.Config, took *steps) (_ *plane, err error) {
 		return nil, err
 	}
 	took.done("interfaces")
-	if p.state, err = openState(c, len(plans)); err != nil {
+	if p.state, err = openState(c, len(plans), locate); err != nil {
 		return nil, err
 	}
 	p.table = p.state.table
@@ -86,7 +86,7 @@ func buildPlane(c *config.Config, took *steps) (_ *plane, err error) {
 func (p *plane) loadSteering(c *config.Config, workers int) error {
 	cfg := xdp.SteeringConfig{
 		Workers: workers, OnFailure: failure(c.OnFailure), StaleAfter: staleAfter,
-		MaxAddresses: maxExternals, HeldAddresses: maxExternals,
+		MaxAddresses: maxExternals + config.MaxServices, MaxServices: 2 * config.MaxServices, HeldAddresses: maxExternals,
 	}
 	for i, nic := range p.nics {
 		mode, _ := xdp.ParseMode(string(c.Interfaces[i].Mode))

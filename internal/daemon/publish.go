@@ -34,7 +34,8 @@ type publisher struct {
 	externals map[uint32]*external
 	draining  map[uint32]*external // removed, but flows still hold ports of them
 	held      []bool               // indices of the steering program's bitmaps in use
-	steered   uint16               // generation of the routes in the steering program
+	balancer  *balancer
+	steered   uint16 // generation of the routes in the steering program
 	macs      [gateway.MaxPorts][6]byte
 
 	static     *nat.Static    // port-forwards in force
@@ -62,6 +63,7 @@ type external struct {
 	held  int      // their index in it
 	kind  xdp.AddressKind
 	ports []fib.PortID // the outside ports whose flows use it
+	of    fib.PortID   // the interface whose address it is, where it is not the pool's
 	pool  bool         // listed in masquerade.addresses, not an interface's own
 }
 
@@ -86,6 +88,10 @@ func (p *publisher) publish() error {
 	if err := p.addExternals(wanted); err != nil {
 		return err
 	}
+	p.reserveServicePorts()
+	if err := p.steerServices(); err != nil {
+		return err
+	}
 	if err := p.steer(); err != nil {
 		return err
 	}
@@ -102,7 +108,10 @@ func (p *publisher) publish() error {
 	p.adopted(next)
 	p.settleForwards(static, first)
 	p.inForce.Store(&inForce{p.config, next})
-	return p.dropExternals(wanted)
+	if err := p.dropExternals(wanted); err != nil {
+		return err
+	}
+	return p.steerServices() // an address may be a service's alone now
 }
 
 // wanted lists the external addresses that the configuration asks for, as the
@@ -112,7 +121,7 @@ func (p *publisher) wanted() map[uint32]*external {
 	use := func(addr uint32, port fib.PortID, pool bool) {
 		w := wanted[addr]
 		if w == nil {
-			w = &external{}
+			w = &external{of: port}
 			wanted[addr] = w
 		}
 		w.pool = w.pool || pool
@@ -122,6 +131,7 @@ func (p *publisher) wanted() map[uint32]*external {
 	for _, f := range list {
 		wanted[f.External] = &external{}
 	}
+	p.wantSources(wanted)
 	m := &p.config.Masquerade
 	if !m.Enabled {
 		return wanted
@@ -183,7 +193,7 @@ func (p *publisher) addExternals(wanted map[uint32]*external) error {
 			}
 			x.kind = kind
 		}
-		x.ports, x.pool = w.ports, w.pool
+		x.ports, x.of, x.pool = w.ports, w.of, w.pool
 	}
 	return nil
 }
@@ -278,6 +288,7 @@ func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gate
 	for i := range p.config.Interfaces {
 		s.Roles[i] = role(p.config.Interfaces[i].Role)
 	}
+	s.Balance = p.balance()
 	for i := range p.config.Interfaces {
 		s.Pools[i] = p.pool(fib.PortID(i), wanted)
 	}

@@ -69,15 +69,19 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 	if err != nil {
 		return control.ReloadResult{}, err
 	}
+	old, oldPolicy, oldTable := d.config, d.policy, d.balancer.table
+	if err := d.balancer.configure(c); err != nil {
+		return control.ReloadResult{}, err
+	}
 	back, err := d.metrics.Move(c.Control.Metrics)
 	if err != nil {
+		d.balancer.table = oldTable
 		return control.ReloadResult{}, fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
-	old, oldPolicy := d.config, d.policy
 	d.config, d.policy = c, pol
 	if err := d.publish(); err != nil {
 		back()
-		d.config, d.policy = old, oldPolicy
+		d.config, d.policy, d.balancer.table = old, oldPolicy, oldTable
 		return control.ReloadResult{}, errors.Join(err, d.publish())
 	}
 	d.view.warnings, d.view.loaded = warnings, time.Now()

@@ -30,11 +30,12 @@ type state struct {
 // and looks at what is in it. A file that another process uses, or that somebody
 // else could have written, is an error; one that holds nothing of use is made
 // anew.
-func openState(c *config.Config, workers int) (*state, error) {
+func openState(c *config.Config, workers int, locate conntrack.Services) (*state, error) {
 	cfg, err := tableConfig(c, workers)
 	if err != nil {
 		return nil, err
 	}
+	cfg.Services = locate
 	s := &state{}
 	if c.StateFile == "" {
 		s.memory, err = flowmem.Anonymous(conntrack.Size(cfg))

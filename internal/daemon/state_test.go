@@ -12,7 +12,7 @@ import (
 func TestFlowTableIsWalked(t *testing.T) {
 	c := config.Default()
 	c.StateFile, c.Conntrack.MaxFlows = "", 1024
-	s, err := openState(c, 1)
+	s, err := openState(c, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,9 +60,12 @@ func (d *Daemon) refresh() {
 	}
 	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
 	for addr, x := range d.externals {
+		if len(x.ports) == 0 {
+			continue // of services alone
+		}
 		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Capacity: capacity}
-		if !x.pool && len(x.ports) > 0 {
-			a.Interface = d.config.Interfaces[x.ports[0]].Name
+		if !x.pool {
+			a.Interface = d.config.Interfaces[x.of].Name
 		}
 		c.externals = append(c.externals, externalCopy{x, a})
 	}

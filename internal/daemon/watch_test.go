@@ -21,7 +21,7 @@ func quietDaemon(t testing.TB, flows int) *Daemon {
 	t.Helper()
 	c := config.Default()
 	c.StateFile, c.Conntrack.MaxFlows = "", flows
-	s, err := openState(c, 1)
+	s, err := openState(c, 1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

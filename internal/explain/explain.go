@@ -44,6 +44,7 @@ const (
 	stageFlow      = "flow"
 	stageSource    = "source"
 	stageAddress   = "destination"
+	stageService   = "service"
 	stageRoute     = "route"
 	stagePolicy    = "policy"
 	stageTranslate = "translation"
@@ -56,7 +57,7 @@ const (
 
 // Stages lists them, in that order.
 var Stages = []string{
-	stageArrival, stageParse, stageSteering, stageFlow, stageSource, stageAddress, stageRoute, stagePolicy, stageTranslate, stageNeighbour,
+	stageArrival, stageParse, stageSteering, stageFlow, stageSource, stageAddress, stageService, stageRoute, stagePolicy, stageTranslate, stageNeighbour,
 	stageAnswer, stageDrop, stageError, stageDeparture,
 }
 
@@ -77,6 +78,9 @@ func Explain(g *Gateway, q control.Question) (control.Explanation, error) {
 	a.e.Original = a.tuple(conntrack.Tuple{Src: a.p.Src, Dst: a.p.Dst, SrcPort: a.p.SrcPort, DstPort: a.p.DstPort})
 	if g.Assumed {
 		a.e.Assumptions = append(a.e.Assumptions, "the file alone was read: no route, neighbour, flow or address of the machine is known; ask the daemon for those with --socket")
+	}
+	if err := a.ownClient(); err != nil {
+		return control.Explanation{}, err
 	}
 	if err := a.arrive(q.In); err != nil {
 		return control.Explanation{}, err
@@ -180,6 +184,9 @@ func (a *account) arriveOn(in fib.PortID, why string) {
 // tell words an outcome.
 func (a *account) tell() {
 	o := &a.outcome
+	if a.tellUnflowed() {
+		return
+	}
 	if o.Flow != nil {
 		a.tellFlow()
 	} else {
@@ -221,6 +228,9 @@ func (a *account) leave() {
 		to.Src = netip.Addr{}
 	}
 	a.e.Translated, a.e.Out = &to, a.name(o.Hop.Port)
+	if a.balanced() {
+		return
+	}
 	if o.To.Src == a.p.Src && o.To.SrcPort == a.p.SrcPort || o.Flow != nil && o.Flow.Direction == conntrack.Reply {
 		a.conclude("forward", "forward")
 		return
@@ -242,6 +252,10 @@ func (a *account) tellFlow() {
 		return
 	}
 	switch to := o.To; {
+	case f.Kind.Balanced() && f.Direction == conntrack.Reply:
+		a.decide(stageTranslate, 0, "translated back: from the service %s to the client %s", endpoint(a.p.Proto, to.Src, to.SrcPort), endpoint(a.p.Proto, to.Dst, to.DstPort))
+	case f.Kind.Balanced():
+		a.decide(stageTranslate, 0, "to the backend %s, from %s, as since the flow began", endpoint(a.p.Proto, to.Dst, to.DstPort), endpoint(a.p.Proto, to.Src, to.SrcPort))
 	case f.Direction == conntrack.Reply && to.Dst != a.p.Dst:
 		a.decide(stageTranslate, 0, "the destination is translated back to %s", endpoint(a.p.Proto, to.Dst, to.DstPort))
 	case to.Src != a.p.Src || to.SrcPort != a.p.SrcPort:

@@ -29,6 +29,15 @@ func (a *account) steered() bool {
 		// answers to NAT's connections alone.
 		p.HostSocket = x.ReservedBy(conntrack.ByHost, a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && a.belongs())
 	}
+	if a.serves(a.p.Dst) {
+		if p.Kind == 0 {
+			p.Kind = xdp.AddrPool
+			if a.Snapshot.Routes.Local(a.p.Dst) {
+				p.Kind = xdp.AddrShared
+			}
+		}
+		p.Service = a.Snapshot.Balance.Find(a.p.Dst, a.p.DstPort, a.p.Proto) != nil
+	}
 	var longest netip.Prefix
 	for _, r := range a.Snapshot.Routes.Steer() {
 		if r.Prefix.Contains(fib.Addr(a.p.Dst)) && (!p.Routed || r.Prefix.Bits() > longest.Bits()) {
@@ -67,6 +76,8 @@ func (a *account) tellDecision() {
 	a.tellSide()
 	if d.External != nil {
 		a.tellExternal()
+	} else if a.serves(a.p.Dst) {
+		a.tellService()
 	}
 	if !d.Routed {
 		return
@@ -76,6 +87,11 @@ func (a *account) tellDecision() {
 		return
 	}
 	switch {
+	case d.Backend != nil:
+		if d.Reason == verdict.None {
+			a.tellBalanced()
+		}
+		return
 	case d.Reason == verdict.SpoofedSource:
 		a.decide(stageSource, 0, "from outside, and the route to its source leads inside")
 	case d.Asked == gateway.Forwards:
@@ -235,6 +251,10 @@ func (a *account) tellAnswer() {
 	if a.Assumed {
 		return
 	}
+	if k := o.Decision.Kind; k == conntrack.ServiceDSR || o.Flow != nil && o.Flow.Kind == conntrack.ServiceDSR {
+		a.decide(stageAnswer, 0, "the backend's node answers the client itself")
+		return
+	}
 	if o.Answer != verdict.None {
 		a.decide(stageAnswer, 0, "an answer would be dropped: %s: %s", o.Answer, o.Answer.Explain())
 		return
@@ -247,7 +267,7 @@ func (a *account) tellAnswer() {
 		way += "; " + fib.Addr(o.Back.Gateway).String() + " did not answer ARP"
 	}
 	what := "an answer"
-	if o.To.Src != a.p.Src {
+	if o.To.Src != a.p.Src && !o.Decision.Kind.Balanced() && (o.Flow == nil || !o.Flow.Kind.Balanced()) {
 		what += " to " + a.external(o.To) + " is translated back to " + endpoint(a.p.Proto, a.p.Src, a.p.SrcPort) + " and"
 	}
 	a.decide(stageAnswer, 0, "%s %s", what, way)

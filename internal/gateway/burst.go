@@ -58,7 +58,7 @@ func (w *Worker) parse(n int) (keys int) {
 			packet.Complete(frame, p)
 			w.counters.Completed++
 		}
-		if p.Flags&(packet.FlagFragment|packet.FlagICMPError|packet.FlagOptions) != 0 && w.special(d, frame, p) {
+		if p.Flags&(packet.FlagFragment|packet.FlagICMPError|packet.FlagOptions) != 0 && w.special(i, d, frame, p) {
 			continue
 		}
 		// In place: to copy a tuple that was made field by field means to wait
@@ -72,8 +72,11 @@ func (w *Worker) parse(n int) (keys int) {
 }
 
 // special deals with the packets that the flow lookup cannot serve by itself
-// and reports whether it took the frame.
-func (w *Worker) special(d xdp.Desc, frame []byte, p *packet.Packet) bool {
+// and reports whether it took frame i of the burst.
+func (w *Worker) special(i int, d xdp.Desc, frame []byte, p *packet.Packet) bool {
+	if p.Is(packet.FlagOptions) && w.snapshot.Balance.Strips {
+		d, frame = w.stripForeign(i, p)
+	}
 	switch {
 	case p.Is(packet.FlagFragment):
 		w.fragment(d, frame, p)
@@ -106,33 +109,45 @@ func (w *Worker) decide(k int) {
 	i := w.index[k]
 	d, p := w.frames[i], &w.packets[i]
 	// RFC 1812 4.2.2.9: what is for the host itself may arrive with any TTL.
-	if p.TTL <= 1 && !w.snapshot.Routes.Local(p.Dst) {
+	if p.TTL <= 1 && !w.snapshot.Routes.Local(p.Dst) && !w.snapshot.serves(p.Dst) {
 		w.reject(d, w.frame(d), p, w.in, verdict.TTLExpired)
 		return
 	}
 	flow, dir := w.lookup.Flow[k], w.lookup.Dir[k]
-	if flow == nil {
-		var r verdict.Reason
-		if flow, dir, r = w.miss(p, w.lookup.Keys[k]); r != verdict.None {
-			if w.answersEcho(p, r) {
-				w.answerEcho(d, p)
-				return
-			}
-			w.holdSYN(w.frame(d), p, r)
-			w.reject(d, w.frame(d), p, w.in, r)
-			return
-		}
+	if flow == nil && w.atService(d, p) {
+		return
 	}
-	if r := w.forward(d, w.frame(d), p, flow, dir); r != verdict.None {
+	r := w.deliver(d, p, w.lookup.Keys[k], flow, dir)
+	if r == verdict.BackendGone && w.moved {
+		w.moved = false
+		r = w.deliver(d, p, w.lookup.Keys[k], nil, 0)
+	}
+	switch {
+	case r == verdict.None:
+	case flow == nil && w.answersEcho(p, r):
+		w.answerEcho(d, p)
+	default:
 		w.reject(d, w.frame(d), p, w.in, r)
 	}
 }
 
-// answerARP answers a request for an external address that the host does not
-// hold: nobody else would. Reports whether it took the frame.
+// deliver sends a packet on its way by its flow, which begins here where it is nil.
+func (w *Worker) deliver(d xdp.Desc, p *packet.Packet, key conntrack.Tuple, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
+	if flow == nil {
+		var r verdict.Reason
+		if flow, dir, r = w.miss(p, key); r != verdict.None {
+			w.holdSYN(w.frame(d), p, r)
+			return r
+		}
+	}
+	return w.forward(d, w.frame(d), p, flow, dir)
+}
+
+// answerARP answers a request for an external or a service address that the host
+// does not hold: nobody else would. Reports whether it took the frame.
 func (w *Worker) answerARP(d xdp.Desc, frame []byte) bool {
 	target, ok := nat.ARPTarget(frame)
-	if !ok || w.table.External(target) == nil || w.snapshot.Routes.Local(target) {
+	if !ok || w.table.External(target) == nil && !w.snapshot.announces(target) || w.snapshot.Routes.Local(target) {
 		return false
 	}
 	iface := w.snapshot.Routes.Interface(w.in)

@@ -42,6 +42,7 @@ type Counters struct {
 	FragmentsFollowed   uint64 // fragments of datagrams that may have to be translated
 	FragmentsHeld       uint64 // of them, those that came before the first one of their datagram
 	FragmentsHandedOver uint64 // given to the worker that has their datagram
+	Services            ServiceCounters
 
 	OutOfWindow uint64 // TCP segments that passed and left no trace: see conntrack.Worker.Update
 	Clamped     uint64 // SYNs whose maximum segment size was lowered
@@ -53,7 +54,7 @@ type Counters struct {
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 21 + int(ErrorKinds)
+const words = 3*int(verdict.Count) + MaxPorts*5 + 21 + int(ErrorKinds) + serviceWords
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -82,6 +83,7 @@ func (p *published) store(c *Counters) {
 	for _, v := range c.Errors {
 		put(v)
 	}
+	c.Services.each(func(v *uint64) { put(*v) })
 	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
 		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
 		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver,
@@ -107,6 +109,7 @@ func (p *published) load() (c Counters) {
 	for j := range c.Errors {
 		c.Errors[j] = get()
 	}
+	c.Services.each(func(v *uint64) { *v = get() })
 	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
 		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
 		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver,
@@ -120,4 +123,5 @@ func (p *published) load() (c Counters) {
 func (w *Worker) publish() {
 	w.counters.PortSearch = w.alloc.Counters()
 	w.published.store(&w.counters)
+	w.backends.Load().store()
 }

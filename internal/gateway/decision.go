@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sluice/conntrack"
+	"sluice/dsr"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
@@ -33,6 +34,14 @@ type Decision struct {
 	// masqueraded to that one; a flow that begins here keeps it (hairpin).
 	External *conntrack.External
 
+	// Where the packet is for a service, and who gets it: nil where there is none.
+	Service *dsr.Service
+	Backend *dsr.Backend
+	Return  ReturnPath // of the answers
+
+	now  conntrack.Tick // in
+	asks bool           // in: nothing will begin by this decision
+
 	Routed bool    // Hop was looked up
 	Hop    fib.Hop // the way out to Target's destination
 }
@@ -58,6 +67,9 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 		return
 	}
 	d.Inside = s.fromInside(in, p.Src)
+	if s.serves(p.Dst) && s.decideService(d, flows, in, p) {
+		return
+	}
 	if x := table.External(p.Dst); x != nil {
 		s.decideExternal(d, flows, in, p, x)
 		return
@@ -112,7 +124,7 @@ func martian(p *packet.Packet) verdict.Reason {
 // addresses, and the broadcast addresses of its networks.
 func (s *Snapshot) notUnicast(table *conntrack.Table, src uint32) verdict.Reason {
 	switch {
-	case s.Routes.Local(src) || table.External(src) != nil:
+	case s.Routes.Local(src) || table.External(src) != nil || s.serves(src):
 		return verdict.OwnSource // 6274-4
 	case s.Routes.Broadcast(src):
 		return verdict.MartianSource // RFC 1812 5.3.7
@@ -122,9 +134,7 @@ func (s *Snapshot) notUnicast(table *conntrack.Table, src uint32) verdict.Reason
 
 // decideOutside decides whether a new flow from outside may pass at all.
 func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) verdict.Reason {
-	// RFC 1812 5.3.8, RFC 2827: a source that we would reach on the inside does not
-	// come from outside.
-	if _, back := s.Routes.Lookup(p.Src, p.Dst, in, 0); back.Type == fib.Forward && s.Roles[back.Port] == RoleInside {
+	if s.spoofed(in, p) {
 		return verdict.SpoofedSource
 	}
 	if !s.Policy.InSources(p.Dst) {
@@ -156,7 +166,7 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 		d.Reason = verdict.HostOwned
 	case m == nil:
 		d.Reason = verdict.NoMapping
-	case !d.Inside:
+	case !d.Inside, m.Service() != 0: // a service's clients are reached by the answers to them alone
 		d.Reason = verdict.Filtered // RFC 4787 REQ-8, RFC 5382 REQ-3: address and port dependent
 	case !s.Hairpin:
 		d.Reason = verdict.HairpinDisabled

@@ -22,6 +22,9 @@ type Outcome struct {
 	To         conntrack.Tuple // as it leaves; port 0 where Mapping.Origin is PortSearched
 	Hop        fib.Hop         // by which way, where it leaves
 
+	Echoed bool // it is a ping to a service address, and the gateway answers
+	Direct bool // it is a backend's own answer to a client, and passes as it is
+
 	// Answer and Back are what becomes of what comes back to it: why an answer
 	// would be dropped, and by which way it would leave.
 	Answer verdict.Reason
@@ -50,12 +53,18 @@ func (s *Snapshot) DryRun(flows *conntrack.Worker, in fib.PortID, p *packet.Pack
 
 // foretell is DryRun into memory of the caller's: o and found must be zero.
 func (s *Snapshot) foretell(o *Outcome, found *FlowFound, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, now conntrack.Tick) {
-	if p.TTL <= 1 && !s.Routes.Local(p.Dst) {
+	if p.TTL <= 1 && !s.Routes.Local(p.Dst) && !s.serves(p.Dst) {
 		o.Reason = verdict.TTLExpired
 		return
 	}
 	arriving := key(p)
 	flow, dir := flows.Find(arriving, now)
+	if flow == nil && s.foretellService(o, flows, in, p, now) {
+		return
+	}
+	if flow != nil && flow.Service() != 0 && s.judge(flow, dir, p) == moveFlow {
+		flow = nil
+	}
 	if flow != nil {
 		found.fill(flow, dir)
 		o.Flow = found
@@ -63,13 +72,20 @@ func (s *Snapshot) foretell(o *Outcome, found *FlowFound, flows *conntrack.Worke
 			o.Reason = verdict.SpoofedSource
 			return
 		}
+		if o.Reason = s.ends(flow, dir, p); o.Reason != verdict.None {
+			return
+		}
 		o.To, o.Translated = flow.Translated(dir), true
 	} else if s.begins(o, flows, in, p, arriving, now); o.Echo || o.Reason != verdict.None {
 		return
 	}
-	s.leaves(o, in, p)
-	if o.Reason == verdict.None {
-		_, o.Back, o.Answer = s.onward(o.Hop.Port, o.To.Dst, arriving.Reverse())
+	kind := o.Decision.Kind
+	if flow != nil {
+		kind = flow.Kind()
+	}
+	s.leaves(o, kind, dir, in, p)
+	if o.Reason == verdict.None && kind != conntrack.ServiceDSR {
+		_, o.Back, o.Answer = s.onwardOf(kind, dir.Opposite(), o.Hop.Port, o.To.Dst, arriving.Reverse())
 	}
 }
 
@@ -84,6 +100,7 @@ func (f *FlowFound) fill(flow *conntrack.Flow, dir conntrack.Direction) {
 // begins decides on the flow that the packet would begin.
 func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, arriving conntrack.Tuple, now conntrack.Tick) {
 	d := &o.Decision
+	d.now, d.asks = now, true
 	s.decide(d, flows, in, p, arriving)
 	if s.answersEcho(flows.Table(), p, d.Reason) {
 		s.foretellEcho(o, in, p, arriving)
@@ -104,6 +121,9 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 		}
 		o.To.Src, o.To.SrcPort = o.Mapping.External.Address(), o.Mapping.Port
 	}
+	if d.Backend != nil && !s.beginsBalanced(o, flows, p, now) {
+		return
+	}
 	o.Translated = true
 	if other, _ := flows.Find(o.To.Reverse(), now); other != nil && (other.Kind() != conntrack.Forward || o.To.Src == p.Src) {
 		o.Reason = verdict.ReplyTupleTaken
@@ -115,15 +135,15 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 }
 
 // leaves decides on the way out, as forward does.
-func (s *Snapshot) leaves(o *Outcome, in fib.PortID, p *packet.Packet) {
+func (s *Snapshot) leaves(o *Outcome, kind conntrack.Kind, dir conntrack.Direction, in fib.PortID, p *packet.Packet) {
 	if p.TTL <= 1 {
 		o.Reason = verdict.TTLExpired
 		return
 	}
-	_, o.Hop, o.Reason = s.onward(in, p.Src, o.To)
+	_, o.Hop, o.Reason = s.onwardOf(kind, dir, in, p.Src, o.To)
 	switch {
 	case o.Reason != verdict.None:
-	case p.Length() > int(o.Hop.MTU) && p.Is(packet.FlagDontFragment):
+	case p.Length() > int(o.Hop.MTU)-s.longer(kind, dir, p, o.Flow == nil) && p.Is(packet.FlagDontFragment):
 		o.Reason = verdict.FragmentationNeeded
 	case o.Hop.State == fib.Failed:
 		o.Reason = verdict.NeighbourUnresolved

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"sluice/conntrack"
+	"sluice/dsr"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
@@ -57,6 +59,12 @@ var errorFor = [verdict.Count]ErrorKind{
 	verdict.RouteProhibited:     Prohibited,
 	verdict.NeighbourUnresolved: HostUnreachable, // RFC 1812 3.3.2
 
+	// A service's address is the gateway's to answer for as a host does (RFC 1122
+	// 4.1.3.1), where no-backend does not forbid it.
+	verdict.NoService:         PortUnreachable,
+	verdict.NoBackend:         PortUnreachable,
+	verdict.BackendUnroutable: HostUnreachable,
+
 	// RFC 5508 REQ-8, for want of resources. RFC 6888 REQ-11B has host
 	// unreachable instead, which a TCP that is opening waits out. That is for
 	// carriers, whose subscribers cannot do anything about it; here code 13 tells
@@ -81,10 +89,16 @@ func (w *Worker) tooBig(mtu uint16) verdict.Reason {
 // under its reason, and tells the sender if it should know; but what is the
 // kernel's, the kernel gets.
 func (w *Worker) reject(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortID, r verdict.Reason) {
+	how := w.manner
+	w.manner = byReason
 	if w.punt(d, frame, p, in, r) {
 		return
 	}
-	if k := errorFor[r]; k == NoError || !w.answer(d, frame, p, in, k) {
+	if how == reset && w.resetClient(d, frame, p) {
+		w.counters.Drops[r]++
+		return
+	}
+	if k := errorFor[r]; k == NoError || how == quiet || !w.answer(d, frame, p, in, k) {
 		w.drop(d, r)
 		return
 	}
@@ -108,6 +122,9 @@ func (w *Worker) answer(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortI
 		return false
 	}
 	src := s.errorSource(hop.Port, p.Src)
+	if s.serves(p.Dst) {
+		src = p.Dst // the client knows no other, and an answer from a router is a router's
+	}
 	if src == 0 {
 		return false
 	}
@@ -187,9 +204,8 @@ func (s *Snapshot) errorSource(out fib.PortID, dst uint32) uint32 {
 // translated meanwhile.
 func (w *Worker) rejectHeld(x *held, r verdict.Reason) {
 	var p packet.Packet
-	frame := w.frame(x.desc)
-	if errorFor[r] != NoError && w.restore(x, frame, &p) {
-		w.reject(x.desc, frame, &p, x.in, r)
+	if errorFor[r] != NoError && w.restore(x, &p) {
+		w.reject(x.desc, w.frame(x.desc), &p, x.in, r)
 		return
 	}
 	w.drop(x.desc, r)
@@ -198,7 +214,8 @@ func (w *Worker) rejectHeld(x *held, r verdict.Reason) {
 // restore gives a held packet the tuple and the time to live back that it
 // arrived with: its sender knows no other. The flow tells the tuple. Packets
 // without one are fragments and ICMP errors, our own among them.
-func (w *Worker) restore(x *held, frame []byte, p *packet.Packet) bool {
+func (w *Worker) restore(x *held, p *packet.Packet) bool {
+	frame := w.frame(x.desc)
 	if packet.Parse(frame, p) != verdict.None || p.Is(packet.FlagFragment|packet.FlagICMPError) {
 		return false
 	}
@@ -209,6 +226,14 @@ func (w *Worker) restore(x *held, frame []byte, p *packet.Packet) bool {
 	arrived := flow.Tuple(dir.Opposite())
 	if arrived.Src != x.src {
 		return false
+	}
+	if flow.Kind() == conntrack.ServiceDSR && p.Is(packet.FlagOptions) {
+		n := dsr.Strip(frame)
+		x.desc.Addr += uint64(n)
+		x.desc.Len -= uint32(n)
+		if frame = w.frame(x.desc); packet.Parse(frame, p) != verdict.None {
+			return false
+		}
 	}
 	nat.Rewrite(frame, p, arrived)
 	nat.RestoreTTL(frame, p)

@@ -21,6 +21,11 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 	if p.TTL <= 1 {
 		return verdict.TTLExpired // RFC 1812 5.3.1
 	}
+	if flow.Service() != 0 && (p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn || flow.NextHop(dir)>>16 != uint32(s.Generation)) {
+		if r := w.rejudge(flow, dir, p); r != verdict.None {
+			return r
+		}
+	}
 	id := fib.HopID(flow.NextHop(dir))
 	var found fib.Hop
 	hop := &found
@@ -32,6 +37,9 @@ func (w *Worker) forward(d xdp.Desc, frame []byte, p *packet.Packet, flow *connt
 			return r
 		}
 		flow.SetNextHop(dir, s.hopKey(id))
+	}
+	if flow.Service() != 0 {
+		return w.forwardService(d, frame, p, flow, dir, hop)
 	}
 	if p.Length() > int(hop.MTU) && p.Is(packet.FlagDontFragment) {
 		return w.tooBig(hop.MTU)
@@ -86,11 +94,19 @@ func arrival(flow *conntrack.Flow, dir conntrack.Direction) fib.PortID {
 // the flow may leave that way: the routes, the addresses or the policy changed
 // since it was created, or nobody asked yet. A flow that may not, ends.
 func (w *Worker) route(p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction) (fib.HopID, fib.Hop, verdict.Reason) {
-	id, hop, r := w.snapshot.onward(w.in, p.Src, flow.Translated(dir))
+	id, hop, r := w.snapshot.onwardOf(flow.Kind(), dir, w.in, p.Src, flow.Translated(dir))
 	if r == verdict.ExternalAddressMoved || r == verdict.WouldLeakSource {
 		w.flows.Retire(flow, r)
 	}
 	return id, hop, r
+}
+
+// onwardOf is onward for a flow of a kind, in a direction.
+func (s *Snapshot) onwardOf(kind conntrack.Kind, dir conntrack.Direction, in fib.PortID, src uint32, to conntrack.Tuple) (fib.HopID, fib.Hop, verdict.Reason) {
+	if kind.Balanced() {
+		return s.onwardService(kind, dir, in, src, to)
+	}
+	return s.onward(in, src, to)
 }
 
 // onward finds the next hop of a flow's packet that arrived from src on port in

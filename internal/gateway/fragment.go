@@ -148,7 +148,14 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 	if r != verdict.None {
 		return r
 	}
-	return w.forwardAs(d, frame, p, flow, dir, x)
+	r = w.forwardAs(d, frame, p, flow, dir, x)
+	if r == verdict.BackendGone && w.moved {
+		w.moved = false
+		if flow, dir, r = w.miss(p, key(p)); r == verdict.None {
+			r = w.forwardAs(d, frame, p, flow, dir, x)
+		}
+	}
+	return r
 }
 
 // follow passes a later fragment whose datagram's first one has been dealt with.

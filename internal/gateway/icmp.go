@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"sluice/conntrack"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -25,10 +26,15 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	// here in direction dir, and so does the error: by whomever it is (RFC 4787
 	// REQ-12a), and also between inside hosts (RFC 5508 REQ-7).
 	flow, dir := w.flows.Find(quotedTuple.Reverse(), w.now)
+	s := w.snapshot
 	if flow == nil {
+		if s.serves(p.Src) && p.Src == quotedTuple.Dst {
+			if direct, ok := s.direct(w.flows, w.in, quotedTuple.Reverse(), w.now); ok {
+				return w.passDirect(d, frame, p, direct)
+			}
+		}
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
 	}
-	s := w.snapshot
 	if !s.sameSide(w.in, flow, dir) {
 		return verdict.SpoofedSource
 	}
@@ -58,6 +64,9 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	}
 	// RFC 5508 REQ-4, REQ-5: the quote as its sender knows it; type and code stay.
 	nat.RewriteError(frame, p, &quoted, flow.Tuple(dir.Opposite()), src, after.Dst)
+	if dir == conntrack.Reply && flow.Kind() == conntrack.ServiceDSR {
+		lowerPathMTU(frame, p, s.overhead(&quoted, false))
+	}
 	if src != arrived && divisible(p) {
 		w.identify(frame, p)
 	}

@@ -14,13 +14,16 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 	if flow, dir := w.flows.Find(key, w.now); flow != nil {
 		return flow, dir, verdict.None
 	}
-	var d Decision
+	d := Decision{now: w.now}
 	w.snapshot.decide(&d, w.flows, w.in, p, key)
 	switch {
 	case d.Reason == verdict.FragmentationNeeded:
 		return nil, 0, w.tooBig(d.Hop.MTU)
 	case d.Reason != verdict.None:
+		w.manner = mannerOf(&d, p.Proto)
 		return nil, 0, d.Reason
+	case d.Backend != nil:
+		return w.balance(p, key, &d)
 	case d.Maps && packet.Portless(p.Proto):
 		return w.masqueradeAddress(p, key, &d)
 	case d.Maps:

@@ -17,6 +17,8 @@ type Snapshot struct {
 	Pools [MaxPorts]*nat.Pool
 	Ports nat.PortRange // masquerade.port-range
 
+	Balance Balance // of services
+
 	// Generation changes with everything that may change where a flow leaves
 	// or whether it may leave: routes, addresses, links, policy. A flow that
 	// cached its next hop under another generation is decided again.
@@ -72,5 +74,5 @@ func (s *Snapshot) hopKey(id fib.HopID) uint32 { return uint32(s.Generation)<<16
 // under s: only neighbours differ.
 func (s *Snapshot) DecidesLike(t *Snapshot) bool {
 	return s.Policy == t.Policy && s.Routes.Generation() == t.Routes.Generation() &&
-		s.Roles == t.Roles && s.Pools == t.Pools && s.Static == t.Static
+		s.Roles == t.Roles && s.Pools == t.Pools && s.Static == t.Static && s.Balance.decidesLike(&t.Balance)
 }

@@ -70,6 +70,8 @@ type Worker struct {
 	limit    errorLimit
 	echoes   errorLimit
 	mtu      uint16 // that the packet at hand does not fit
+	manner   manner // in which it is dropped
+	moved    bool   // its flow ended for its backend's sake; it begins another
 
 	in      fib.PortID // port of the burst at hand
 	frames  [Burst]xdp.Desc
@@ -96,6 +98,9 @@ type Worker struct {
 	full    conntrack.Tick // when a table was last found full; meaningful while pressed
 	pressed bool
 
+	backends   atomic.Pointer[backendCounts] // set by this worker alone
+	announcing announcement
+
 	counters  Counters
 	published published
 }
@@ -115,6 +120,8 @@ func New(c Config) *Worker {
 	w.alloc.Seed(c.Seed)
 	w.keyed = newKeyed(c.Seed)
 	w.idents = newIdents(w.keyed, c.ID, c.Workers)
+	w.backends.Store(newBackendCounts(0))
+	w.announce()
 	w.adopt(w.snapshot)
 	return w
 }
@@ -157,6 +164,7 @@ func (w *Worker) begin(now conntrack.Tick) {
 		changed = true
 		w.expireDatagrams()
 		w.publish()
+		w.announceMore()
 	}
 	if changed && w.hold.n > 0 {
 		w.retryHeld()
@@ -175,7 +183,11 @@ func (w *Worker) adopt(s *Snapshot) {
 			w.ports[i].SetUp(after.Up)
 		}
 	}
+	if w.announces(s) {
+		w.announce()
+	}
 	w.snapshot = s
+	w.growBackends(s.Balance.Backends)
 	w.alloc.SetPorts(s.Ports)
 	w.adopted.Store(s)
 }

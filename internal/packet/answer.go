@@ -7,23 +7,6 @@ const (
 	resetAck  = 12 // of the TCP header: offset and flags
 )
 
-// AnswerEcho makes an ICMP echo request its own reply (RFC 792): the addresses
-// change places, the payload stays. A broken checksum stays broken by as much.
-// p follows.
-func AnswerEcho(frame []byte, p *Packet) {
-	h := frame[p.L3:p.L4]
-	binary.BigEndian.PutUint32(h[12:], p.Dst)
-	binary.BigEndian.PutUint32(h[16:], p.Src)
-	h[8] = answerTTL
-	binary.BigEndian.PutUint16(h[10:], 0)
-	binary.BigEndian.PutUint16(h[10:], Checksum(h))
-	m := frame[p.L4:p.End]
-	binary.BigEndian.PutUint16(m[2:], Update16(be16(m[2:]), be16(m), uint16(ICMPEchoReply)<<8|uint16(p.ICMPCode)))
-	m[0] = ICMPEchoReply
-	p.Src, p.Dst, p.TTL = p.Dst, p.Src, answerTTL
-	p.SrcPort, p.DstPort, p.ICMPType = 0, p.SrcPort, ICMPEchoReply
-}
-
 // AnswerReset makes a TCP segment that is no reset the reset that answers it
 // (RFC 9293 3.10.7.1): with the sequence number that was acknowledged, or where
 // none was, acknowledging the segment. The identification is id, DF is clear, and
