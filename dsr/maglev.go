@@ -28,11 +28,11 @@ type candidate struct {
 	due      float64 // of its next turn, where weights differ
 }
 
-// fillMaglev makes the table of backends that are sorted by their names: as
+// fillMaglev makes the table, of size slots, of backends that are sorted by their names: as
 // Cilium does, so that the same backends make the same table everywhere.
-func fillMaglev(backends []*Backend, proto uint8) []uint16 {
+func fillMaglev(backends []*Backend, proto uint8, size uint64) []uint16 {
 	const free = 1<<16 - 1
-	table := make([]uint16, maglevSize)
+	table := make([]uint16, size)
 	for i := range table {
 		table[i] = free
 	}
@@ -41,25 +41,25 @@ func fillMaglev(backends []*Backend, proto uint8) []uint16 {
 	for i, b := range backends {
 		h1, h2 := murmur([]byte(maglevName(b, proto)), murmurSeed)
 		candidates[i] = candidate{
-			at: h1 % maglevSize, skip: h2%(maglevSize-1) + 1,
+			at: h1 % size, skip: h2%(size-1) + 1,
 			weight: uint64(b.Weight), due: float64(b.Weight) / float64(len(backends)),
 		}
 		sum += uint64(b.Weight)
 		weighted = weighted || b.Weight != 1
 	}
-	for n := range uint64(maglevSize) {
+	for n := range size {
 		i := int(n % uint64(len(backends)))
 		if weighted {
 			// Who is not due lets the next one take the turn. Somebody is: what
 			// all are owed together grows by the sum with every turn taken.
-			for float64((n+1)*candidates[i].weight) < candidates[i].due {
+			for (n+1)*candidates[i].weight < uint64(candidates[i].due) { // rounded down, as Cilium does
 				i = (i + 1) % len(backends)
 			}
 			candidates[i].due += float64(sum)
 		}
 		c := &candidates[i]
 		for table[c.at] != free {
-			c.at = (c.at + c.skip) % maglevSize
+			c.at = (c.at + c.skip) % size
 		}
 		table[c.at] = uint16(i)
 	}

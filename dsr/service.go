@@ -237,7 +237,7 @@ func (s *Service) arrange(before *Service) {
 			s.maglev = before.maglev
 			return
 		}
-		s.maglev = fillMaglev(s.active, s.Proto)
+		s.maglev = fillMaglev(s.active, s.Proto, maglevSize)
 	case RoundRobin:
 		s.order = turns(s.active)
 		if before != nil {
