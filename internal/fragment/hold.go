@@ -11,15 +11,22 @@ const (
 // less for the ring that everybody's packets arrive by.
 type hold struct {
 	frames [holdSize]Frame
-	free   uint16 // first of the list of free ones, counted from 1; 0 = none
+	used   uint16 // the first so many have been used, counted from 1
+	free   uint16 // first of the list of those that are free again; 0 = none
+	n      uint16 // frames that wait
 	source [sources]uint16
 }
 
-func (h *hold) init() {
-	for i := range h.frames {
-		h.frames[i].next = uint16(i) // the list goes down
+// take returns the id of a free frame, 0 where there is none. Memory that was never
+// needed is never touched.
+func (h *hold) take() (id uint16) {
+	if id = h.free; id != 0 {
+		h.free = h.frames[id-1].next
+	} else if h.used < holdSize {
+		h.used++
+		id = h.used
 	}
-	h.free = holdSize
+	return id
 }
 
 // Crowded is whose held frames must go before another of d can be kept: the
@@ -31,7 +38,7 @@ func (s *Store) Crowded(d *Datagram) *Datagram {
 		return d
 	case s.hold.source[d.source] == holdPerSource:
 		return s.at(s.lists[Waiting].sources[d.source].oldest)
-	case s.hold.free == 0:
+	case s.hold.n == holdSize:
 		return s.at(s.lists[Waiting].all.oldest)
 	}
 	return nil
@@ -41,12 +48,15 @@ func (s *Store) Crowded(d *Datagram) *Datagram {
 // false where there is no room: see Crowded.
 func (s *Store) Hold(d *Datagram, in uint8, frame []byte) bool {
 	h := &s.hold
-	id := h.free
-	if id == 0 || len(frame) > MaxFrame {
+	if len(frame) > MaxFrame {
+		return false
+	}
+	id := h.take()
+	if id == 0 {
 		return false
 	}
 	f := &h.frames[id-1]
-	h.free, f.next = f.next, 0
+	f.next = 0
 	f.fill(in, d.hash, frame)
 	if d.held == 0 {
 		d.heldFirst = id
@@ -55,6 +65,7 @@ func (s *Store) Hold(d *Datagram, in uint8, frame []byte) bool {
 	}
 	d.heldLast = id
 	d.held++
+	h.n++
 	h.source[d.source]++
 	return true
 }
@@ -73,14 +84,10 @@ func (s *Store) Drop(d *Datagram) {
 	f := &h.frames[id-1]
 	d.heldFirst = f.next
 	d.held--
+	h.n--
 	h.source[d.source]--
 	f.next, h.free = h.free, id
 }
 
 // Held is the number of frames that wait.
-func (s *Store) Held() (n int) {
-	for _, of := range s.hold.source {
-		n += int(of)
-	}
-	return n
-}
+func (s *Store) Held() int { return int(s.hold.n) }

@@ -95,19 +95,15 @@ type Store struct {
 	exchange  *Exchange
 	datagrams [storeSize]Datagram // by id, counted from 1
 	index     [buckets]uint16
-	free      uint16 // first of the free ones, linked by chain
+	used      uint16 // the first so many have been used
+	free      uint16 // first of those that are free again, linked by chain
 	lists     [stages]stageLists
 	hold      hold
 }
 
 // NewStore makes the store of one worker of x.
 func NewStore(x *Exchange) *Store {
-	s := &Store{exchange: x, free: storeSize}
-	for i := range s.datagrams {
-		s.datagrams[i].chain = uint16(i)
-	}
-	s.hold.init()
-	return s
+	return &Store{exchange: x}
 }
 
 func (s *Store) at(id uint16) *Datagram {
@@ -154,8 +150,14 @@ func (s *Store) Full(stage Stage, src uint32) *Datagram {
 // datagram takes another one.
 func (s *Store) New(key Key, hash uint64, now conntrack.Tick) *Datagram {
 	id := s.free
+	if id == 0 { // the stages' rooms add up to all there are
+		s.used++
+		id = s.used
+	}
 	d := s.at(id)
-	s.free = d.chain
+	if s.free != 0 {
+		s.free = d.chain
+	}
 	*d = Datagram{}
 	d.id, d.Key, d.hash, d.source = id, key, hash, s.sourceOf(key.Src)
 	b := s.bucket(hash)

@@ -178,7 +178,7 @@ func TestFragmentsDoNotAllocate(t *testing.T) {
 		r.worker.ports[insidePort] = &loop{memory: received, frames: frames}
 		r.worker.ports[outsidePort] = &sink{}
 	}
-	if n := testing.AllocsPerRun(200, func() {
+	if n := testing.AllocsPerRun(60, func() {
 		for _, r := range w {
 			r.worker.Step(r.now)
 			r.now++
