@@ -16,6 +16,9 @@ func (t *Table) Look(f func(*Worker)) {
 // Table is the table that the worker belongs to.
 func (w *Worker) Table() *Table { return w.table }
 
+// Now is the time of the worker's last look-up.
+func (w *Worker) Now() Tick { return w.now }
+
 // FindSource returns the record of an inside address with a reference, or nil.
 func (w *Worker) FindSource(addr uint32) *Source {
 	k := sourceKey(addr, 0)

@@ -107,7 +107,7 @@ func (w *Worker) NewMapping(proto uint8, inside uint32, port uint16, x *External
 }
 
 func (w *Worker) newMapping(service uint16, proto uint8, inside uint32, port uint16, x *External, extPort uint16, src *Source, now Tick) (m *Mapping, existed, portTaken bool, r verdict.Reason) {
-	return w.Claim(&Claim{Proto: proto, Inside: inside, InsidePort: port, External: x, Port: extPort, Source: src, service: service}, now)
+	return w.Claim(&Claim{Proto: proto, Inside: inside, InsidePort: port, External: x, Port: extPort, Source: src, Service: service}, now)
 }
 
 // Claim makes a mapping; see NewMapping, which it is with all there is to say.
@@ -148,7 +148,7 @@ func (w *Worker) Claim(c *Claim, now Tick) (m *Mapping, existed, portTaken bool,
 func (t *Table) fillMapping(m *Mapping, c *Claim, now Tick) {
 	m.inside, m.insidePort = c.Inside, c.InsidePort
 	m.external, m.externalPort, m.at = c.External.addr, c.Port, uint16(c.External.at.Load())
-	m.proto, m.zone, m.service = c.Proto, 0, c.service
+	m.proto, m.zone, m.service = c.Proto, 0, c.Service
 	m.scope, m.peer, m.owner, m.listed = c.Scope, c.Peer, 0, 0
 	if c.Listed {
 		m.listed = 1

@@ -38,7 +38,7 @@ type Claim struct {
 	Early  bool     // take the port even if it rests
 
 	Source  *Source // may be nil
-	service uint16
+	Service uint16  // whose client it is, 0 = a masqueraded endpoint; see Mapping.Service
 }
 
 // found reports whether the inside endpoint finds the mapping.

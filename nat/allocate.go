@@ -45,17 +45,22 @@ func (r PortRange) classes(proto uint8, inside uint16) (own, rest PortRange) {
 // is its own, so that workers neither wait for each other nor can be predicted
 // from each other.
 type Allocator struct {
-	ports  PortRange
-	random rand.ChaCha8
-	counts AllocatorCounters
+	ports     PortRange
+	behaviour Behaviour
+	random    rand.ChaCha8
+	cursor    uint16 // where the search for a port to share goes on
+	counts    AllocatorCounters
 }
 
 // AllocatorCounters is how the search went, added to by the worker alone.
 type AllocatorCounters struct {
 	Kept      uint64 // mappings with their inside port
 	Searched  uint64 // mappings with another port
+	Early     uint64 // those among them whose port had not rested long enough
+	Shared    uint64 // mappings with a port that another has, too
 	Races     uint64 // ports lost to another worker between search and claim
 	Exhausted uint64 // refusals: no port free on the address
+	Probes    uint64 // ports looked at for sharing
 }
 
 // Seed keys the choice of ports, which must be different for every worker and
@@ -82,22 +87,11 @@ const raceLimit = 64
 // MapFrom is Map at the address of the pool that the inside source is paired
 // with; see Pool. It returns NoExternalAddress for a pool that is empty or nil.
 func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
-	if pool == nil || len(pool.externals) == 0 {
-		return nil, verdict.NoExternalAddress
-	}
-	if len(pool.externals) == 1 {
-		return a.Map(w, pool.externals[0], proto, inside, port, now)
-	}
-	source, r := w.Source(inside)
+	ext, source, r := pool.choose(w, inside)
 	if r != verdict.None {
 		return nil, r
 	}
-	ext := pool.paired(source)
-	if m := w.FindMapping(proto, inside, port, ext); m != nil {
-		w.ReleaseSource(source)
-		return m, verdict.None
-	}
-	return a.create(w, ext, source, proto, inside, port, now)
+	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext, Source: source}, nil, now)
 }
 
 // Map returns the mapping of the inside endpoint at the external address ext,
@@ -107,75 +101,126 @@ func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside
 // For ICMP echo, port is the identifier (RFC 5508 REQ-1a).
 //
 // The inside port is kept where it is free and in the range; otherwise the next
-// free one is taken from a random start, over the whole range. So this fails with
-// PortsExhausted when no port is free, and never by chance; and it never ends a
-// mapping to make room (RFC 6888 REQ-11A, REQ-11D).
+// free one is taken from a random start, over the whole range; and where none is
+// free, one that still rests (see conntrack.External.LongestResting). So this
+// fails with PortsExhausted when no port is free, and never by chance; and it
+// never ends a mapping to make room (RFC 6888 REQ-11A, REQ-11D).
 func (a *Allocator) Map(w *conntrack.Worker, ext *conntrack.External, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
-	if m := w.FindMapping(proto, inside, port, ext); m != nil {
-		return m, verdict.None
-	}
-	source, r := w.Source(inside)
-	if r != verdict.None {
-		return nil, r
-	}
-	return a.create(w, ext, source, proto, inside, port, now)
+	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext}, nil, now)
 }
 
-// create makes the mapping of an endpoint that had none a moment ago. It takes
-// over the reference to source.
-func (a *Allocator) create(w *conntrack.Worker, ext *conntrack.External, source *conntrack.Source, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+// endpoint is Map for a claim that is endpoint-independent. It takes over the
+// reference to the claim's source, if there is one. target is that of the packet
+// that the mapping is for, nil where its port must not be shared.
+func (a *Allocator) endpoint(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	if m := w.FindMapping(c.Proto, c.Inside, c.InsidePort, c.External); m != nil {
+		if c.Source != nil {
+			w.ReleaseSource(c.Source)
+		}
+		return m, verdict.None
+	}
+	return a.create(w, c, target, now)
+}
+
+// create makes the mapping of a claim for which there was none a moment ago. It
+// takes over the reference to its source, if there is one already.
+func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	if c.Source == nil {
+		var r verdict.Reason
+		if c.Source, r = w.Source(c.Inside); r != verdict.None {
+			return nil, r
+		}
+	}
+	if w.Table().Full(c.Source) {
+		w.ReleaseSource(c.Source)
+		return nil, verdict.SourceLimit
+	}
+	m, made, r := a.claim(w, c, now)
+	if m == nil && r == verdict.PortsExhausted {
+		// The last port may have gone to another worker for this very endpoint.
+		if m = find(w, c); m == nil && target != nil {
+			m, made, r = a.share(w, c, target, now)
+		}
+	}
+	if !made {
+		w.ReleaseSource(c.Source)
+	}
+	if m != nil {
+		return m, verdict.None
+	}
+	if r == verdict.PortsExhausted {
+		a.counts.Exhausted++
+		c.External.Refuse(c.Proto)
+	}
+	return nil, r
+}
+
+// claim tries the ports that the claim may have, one after the other. made says
+// that the mapping is new.
+func (a *Allocator) claim(w *conntrack.Worker, c *conntrack.Claim, now conntrack.Tick) (m *conntrack.Mapping, made bool, r verdict.Reason) {
 	for attempt := range raceLimit {
-		candidate, ok := a.candidate(ext, proto, port, attempt == 0)
-		if !ok {
+		if !a.candidate(w, c, attempt == 0, now) {
 			break
 		}
-		m, existed, taken, r := w.NewMapping(proto, inside, port, ext, candidate, source, now)
+		m, existed, taken, r := w.Claim(c, now)
 		if taken {
 			a.counts.Races++
 			continue
 		}
 		if existed || r != verdict.None {
-			w.ReleaseSource(source)
-			return m, r
+			return m, false, r
 		}
-		source.Pair(ext.Address())
-		if candidate == port {
+		c.Source.Pair(c.External.Address())
+		switch {
+		case c.Port == c.InsidePort:
 			a.counts.Kept++
-		} else {
+		default:
 			a.counts.Searched++
 		}
-		return m, verdict.None
+		if c.Early {
+			a.counts.Early++
+		}
+		return m, true, verdict.None
 	}
-	w.ReleaseSource(source)
-	// The last port may have gone to another worker for this very endpoint.
-	if m := w.FindMapping(proto, inside, port, ext); m != nil {
-		return m, verdict.None
-	}
-	a.counts.Exhausted++
-	return nil, verdict.PortsExhausted
+	return nil, false, verdict.PortsExhausted
 }
 
-// candidate returns a port that is neither mapped nor the host's: the inside one
-// if keep is set and it is free, otherwise one of its class, otherwise any. It
-// returns false if there is none in the whole range.
-func (a *Allocator) candidate(ext *conntrack.External, proto uint8, inside uint16, keep bool) (uint16, bool) {
-	own, rest := a.ports.classes(proto, inside)
-	if keep && a.ports.keeps(ext, proto, inside) {
-		return inside, true
+// candidate sets the claim's port to one that is neither mapped nor the host's:
+// the inside one if keep is set and it is free, otherwise one of its class,
+// otherwise any, otherwise one that rests. It returns false if there is none in
+// the whole range.
+func (a *Allocator) candidate(w *conntrack.Worker, c *conntrack.Claim, keep bool, now conntrack.Tick) bool {
+	own, rest := a.ports.classes(c.Proto, c.InsidePort)
+	c.Early = false
+	if keep && own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
+		c.Port = c.InsidePort
+		return true
 	}
-	if port, ok := a.search(ext, proto, own); ok {
-		return port, true
+	for _, r := range [2]PortRange{own, rest} {
+		if !r.empty() {
+			port, ok := c.External.NextFree(c.Proto, a.within(r), r.Low, r.High)
+			if ok {
+				c.Port = port
+				return true
+			}
+		}
 	}
-	return a.search(ext, proto, rest)
+	for _, r := range [2]PortRange{own, rest} {
+		if !r.empty() {
+			port, ok := c.External.LongestResting(c.Proto, a.within(r), r.Low, r.High, now)
+			if ok {
+				c.Port, c.Early = port, true
+				return true
+			}
+		}
+	}
+	return false
 }
 
-// search takes the first free port of r from a random start (RFC 6056 3.3.2, RFC
-// 6888 REQ-15, RFC 7857 9).
-func (a *Allocator) search(ext *conntrack.External, proto uint8, r PortRange) (uint16, bool) {
-	if r.empty() {
-		return 0, false
-	}
+// within is a random port of r, which is not empty: where a search begins (RFC
+// 6056 3.3.2, RFC 6888 REQ-15, RFC 7857 9).
+func (a *Allocator) within(r PortRange) uint16 {
 	// The high half of random × n is uniform over [0, n) but for n / 2^64.
 	offset, _ := bits.Mul64(a.random.Uint64(), uint64(r.High-r.Low)+1)
-	return ext.NextFree(proto, r.Low+uint16(offset), r.Low, r.High)
+	return r.Low + uint16(offset)
 }

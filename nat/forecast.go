@@ -2,6 +2,7 @@ package nat
 
 import (
 	"sluice/conntrack"
+	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
 
@@ -13,6 +14,7 @@ const (
 	PortMapped   PortOrigin = iota // the inside endpoint has a mapping already
 	PortKept                       // the inside port is free and is kept
 	PortSearched                   // it is not; a free one is taken at random
+	PortShared                     // none is free; one is shared with another endpoint
 )
 
 // Forecast is what MapFrom or Map would return for an endpoint, as far as it can
@@ -20,54 +22,82 @@ const (
 type Forecast struct {
 	External *conntrack.External // nil where there is none
 	Origin   PortOrigin
-	Port     uint16         // 0 where Origin is PortSearched
+	Port     uint16         // 0 where Origin is PortSearched or PortShared
 	Reason   verdict.Reason // why there will be no mapping, or None
 }
 
-// Forecast says what the mapping of an inside endpoint will be: at ext, or where
-// that is nil, at the address of the pool. It makes none.
-func (r PortRange) Forecast(w *conntrack.Worker, pool *Pool, ext *conntrack.External, proto uint8, inside uint32, port uint16) Forecast {
+// Forecast says what MapFlow will return for a flow under these ports and this
+// behaviour; key and ext are as there. It makes nothing.
+func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, now conntrack.Tick) Forecast {
 	if ext == nil {
-		ext = pool.now(w, inside)
+		ext = pool.now(w, key.Src)
 	}
 	if ext == nil {
 		return Forecast{Reason: verdict.NoExternalAddress}
 	}
-	if m := w.FindMapping(proto, inside, port, ext); m != nil {
-		f := Forecast{External: ext}
+	f := Forecast{External: ext}
+	c := conntrack.Claim{Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Peer: key.Dst}
+	switch b.Mapping {
+	case MapAddress:
+		c.Scope, c.Listed = conntrack.ScopeAddress, b.Filtering != FilterEndpoint
+	case MapAddressAndPort:
+		c.Scope, c.Listed = conntrack.ScopeFlow, b.Filtering == FilterAddress
+	default:
+		c.Listed = b.Filtering == FilterAddress
+	}
+	if m := find(w, &c); m != nil {
 		_, f.Port = m.External()
+		if source := w.Table().SourceOf(m); source != nil && w.Table().Full(source) {
+			f.Reason = verdict.SourceLimit
+		}
 		w.Release(m)
 		return f
 	}
-	return r.forecastNew(ext, proto, port)
-}
-
-// forecastNew is about an endpoint that has no mapping at ext.
-func (r PortRange) forecastNew(ext *conntrack.External, proto uint8, port uint16) Forecast {
-	f := Forecast{External: ext}
-	if r.keeps(ext, proto, port) {
-		f.Origin, f.Port = PortKept, port
-		return f
+	if source := w.FindSource(key.Src); source != nil {
+		if w.Table().Full(source) {
+			f.Reason = verdict.SourceLimit
+		}
+		w.ReleaseSource(source)
 	}
-	f.Origin = PortSearched
-	own, rest := r.classes(proto, port)
-	if _, ok := ext.NextFree(proto, own.Low, own.Low, own.High); ok {
-		return f
-	}
-	if _, ok := ext.NextFree(proto, rest.Low, rest.Low, rest.High); !ok {
-		f.Reason = verdict.PortsExhausted
-	}
+	r.foretellPort(w, b, &c, target, &f, now)
 	return f
 }
 
-// keeps reports whether a new mapping of the inside port gets the same port.
-func (r PortRange) keeps(ext *conntrack.External, proto uint8, inside uint16) bool {
-	own, _ := r.classes(proto, inside)
-	if !own.contains(inside) {
-		return false
+// foretellPort says which port a new mapping will have, in the order in which an
+// Allocator looks.
+func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.Claim, target *conntrack.Tuple, f *Forecast, now conntrack.Tick) {
+	own, rest := r.classes(c.Proto, c.InsidePort)
+	if own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
+		f.Origin, f.Port = PortKept, c.InsidePort
+		return
 	}
-	_, free := ext.NextFree(proto, inside, inside, inside)
-	return free
+	f.Origin = PortSearched
+	for _, r := range [2]PortRange{own, rest} {
+		if _, ok := c.External.NextFree(c.Proto, r.Low, r.Low, r.High); ok {
+			return
+		}
+		if _, ok := c.External.LongestResting(c.Proto, r.Low, r.Low, r.High, now); ok {
+			return
+		}
+	}
+	f.Origin = PortShared
+	if f.Reason == verdict.None && !(b.shares() && r.sharable(w, c, target, now)) {
+		f.Reason = verdict.PortsExhausted
+	}
+}
+
+// sharable reports whether any port can be shared. (An Allocator looks at a part
+// of them for each packet.)
+func (r PortRange) sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) bool {
+	if c.Proto == packet.ProtoICMP {
+		r = identifiers
+	}
+	for port := int(r.Low); port <= int(r.High); port++ {
+		if c.Port = uint16(port); sharable(w, c, target, now) != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // now is the address for the next mapping of an inside address, nil where the

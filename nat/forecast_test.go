@@ -44,7 +44,8 @@ func TestForecast(t *testing.T) {
 				ext = all[rng.IntN(len(all))]
 			}
 			before := table.Count()
-			f := ports.Forecast(w, pool, ext, proto, inside, port)
+			key := conntrack.Tuple{Src: inside, SrcPort: port, Dst: 1, DstPort: 2, Proto: proto}
+			f := ports.Forecast(w, Behaviour{}, pool, ext, &key, &key, 1)
 			if table.Count() != before {
 				t.Fatalf("seed %d: the forecast left something behind", seed)
 			}
@@ -75,7 +76,7 @@ func TestForecast(t *testing.T) {
 			t.Errorf("%s: only %d times", what, met[what])
 		}
 	}
-	if f := DefaultPorts.Forecast(nil, nil, nil, packet.ProtoUDP, 1, 2); f.Reason != verdict.NoExternalAddress {
+	if f := DefaultPorts.Forecast(nil, Behaviour{}, nil, nil, &conntrack.Tuple{}, nil, 1); f.Reason != verdict.NoExternalAddress {
 		t.Errorf("no pool: %+v", f)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"sluice/conntrack"
+	"sluice/internal/verdict"
 )
 
 // Pool is the external addresses that flows leaving by one way out are
@@ -50,6 +51,22 @@ func (p *Pool) paired(source *conntrack.Source) *conntrack.External {
 		}
 	}
 	return p.External(source.Address())
+}
+
+// choose returns the address for a new flow of an inside address: where there are
+// several, with the source, a reference to which is the caller's.
+func (p *Pool) choose(w *conntrack.Worker, inside uint32) (*conntrack.External, *conntrack.Source, verdict.Reason) {
+	if p == nil || len(p.externals) == 0 {
+		return nil, nil, verdict.NoExternalAddress
+	}
+	if len(p.externals) == 1 {
+		return p.externals[0], nil, verdict.None
+	}
+	source, r := w.Source(inside)
+	if r != verdict.None {
+		return nil, nil, r
+	}
+	return p.paired(source), source, verdict.None
 }
 
 // Holds reports whether addr is one of the pool's.

@@ -10,22 +10,22 @@ import (
 // conntrack.Worker.FindServiceMapping), but its port is claimed where those of
 // masqueraded endpoints are, so that the two never meet.
 func (a *Allocator) MapService(w *conntrack.Worker, ext *conntrack.External, service uint16, proto uint8, client uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	c := conntrack.Claim{Proto: proto, Inside: client, InsidePort: port, External: ext, Service: service}
 	for attempt := range raceLimit {
 		if m := w.FindServiceMapping(service, proto, client, port, ext); m != nil {
 			return m, verdict.None
 		}
-		candidate, ok := a.candidate(ext, proto, port, attempt == 0)
-		if !ok {
+		if !a.candidate(w, &c, attempt == 0, now) {
 			break
 		}
-		m, existed, taken, r := w.NewServiceMapping(service, proto, client, port, ext, candidate, now)
+		m, existed, taken, r := w.Claim(&c, now)
 		switch {
 		case taken:
 			a.counts.Races++
 			continue
 		case existed || r != verdict.None:
 			return m, r
-		case candidate == port:
+		case c.Port == port:
 			a.counts.Kept++
 		default:
 			a.counts.Searched++
@@ -33,16 +33,19 @@ func (a *Allocator) MapService(w *conntrack.Worker, ext *conntrack.External, ser
 		return m, verdict.None
 	}
 	a.counts.Exhausted++
+	ext.Refuse(proto)
 	return nil, verdict.PortsExhausted
 }
 
 // ForecastService is Forecast for MapService.
 func (r PortRange) ForecastService(w *conntrack.Worker, ext *conntrack.External, service uint16, proto uint8, client uint32, port uint16) Forecast {
+	f := Forecast{External: ext}
 	if m := w.FindServiceMapping(service, proto, client, port, ext); m != nil {
-		f := Forecast{External: ext}
 		_, f.Port = m.External()
 		w.Release(m)
 		return f
 	}
-	return r.forecastNew(ext, proto, port)
+	c := conntrack.Claim{Proto: proto, Inside: client, InsidePort: port, External: ext, Service: service}
+	r.foretellPort(w, Behaviour{}, &c, nil, &f, w.Now())
+	return f
 }

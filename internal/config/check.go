@@ -82,6 +82,7 @@ func (d *decoder) checkMasquerade(c *Config) {
 	d.checkRules(key+".native-routing-cidrs", m.NativeRoutingCIDRs)
 	d.checkNodes(key+".nodes", m.Nodes)
 	d.checkExternals(m)
+	d.checkBehaviour(c)
 	d.checkRoles(c)
 	d.checkExclusions(m)
 	if m.OtherProtocols == OtherPass {

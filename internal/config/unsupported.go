@@ -12,10 +12,6 @@ import (
 // stands for all keys under it. A release that brings a feature removes its line.
 var notYet = []struct{ key, feature string }{
 	{"interfaces[].vlan", "VLAN sub-interfaces"},
-	{"masquerade.mapping", "other mapping behaviours"},
-	{"masquerade.filtering", "other filtering behaviours"},
-	{"masquerade.overload-when-exhausted", "overloading of ports"},
-	{"masquerade.max-flows-per-source", "limits per source"},
 	{"services", "balancing of services"},
 	{"dsr", "Direct Server Return"},
 	{"dsr-agent", "the DSR agent"},
@@ -24,7 +20,7 @@ var notYet = []struct{ key, feature string }{
 }
 
 // Supported reports whether key (a path without list indices, such as
-// masquerade.mapping) can be set to more than its default in this version.
+// interfaces[].vlan) can be set to more than its default in this version.
 func Supported(key string) bool {
 	for _, k := range notYet {
 		if covers(k.key, key) {

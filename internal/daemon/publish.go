@@ -99,6 +99,7 @@ func (p *publisher) publish() error {
 		return err
 	}
 	p.table.SetTimeouts(timeouts(&p.config.Conntrack.Timeouts))
+	p.table.SetSourceLimit(p.config.Masquerade.MaxFlowsPerSource)
 	first, static := p.pointer.Load() == nil, p.forwardTable()
 	if first || static != p.static {
 		p.holdForwards(p.static, static)
@@ -282,7 +283,8 @@ func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gate
 	last := p.pointer.Load()
 	s := &gateway.Snapshot{
 		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols),
-		Ports: nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
+		Behaviour: behaviour(m),
+		Ports:     nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
 		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
 	}
 	for i := range p.config.Interfaces {

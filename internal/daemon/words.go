@@ -91,3 +91,8 @@ func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen
 
 // macString writes a link address as `ip link` does.
 func macString(mac [6]byte) string { return net.HardwareAddr(mac[:]).String() }
+
+// behaviour is how mappings are made, as configured.
+func behaviour(m *config.Masquerade) nat.Behaviour {
+	return nat.ConfiguredBehaviour(string(m.Mapping), string(m.Filtering), m.Overload)
+}

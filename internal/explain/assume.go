@@ -20,7 +20,8 @@ const assumedAddress uint32 = 0
 func Assume(c *config.Config, policy *nat.Policy, roles [gateway.MaxPorts]gateway.Role) (*Gateway, error) {
 	s := &gateway.Snapshot{
 		Policy: policy, Roles: roles, Routes: assumedRoutes(c), Generation: 1, Hairpin: c.Masquerade.Hairpin,
-		Ports: nat.PortRange{Low: c.Masquerade.PortRange.First, High: c.Masquerade.PortRange.Last},
+		Behaviour: nat.ConfiguredBehaviour(string(c.Masquerade.Mapping), string(c.Masquerade.Filtering), c.Masquerade.Overload),
+		Ports:     nat.PortRange{Low: c.Masquerade.PortRange.First, High: c.Masquerade.PortRange.Last},
 	}
 	cfg := conntrack.Config{MaxFlows: 1024, Workers: 1, Timeouts: conntrack.DefaultTimeouts()}
 	table, err := conntrack.New(make([]byte, conntrack.Size(cfg)), cfg)

@@ -293,7 +293,7 @@ func (a *account) external(to conntrack.Tuple) string {
 	if to.Src == assumedAddress {
 		addr = "auto"
 	}
-	if a.outcome.Flow == nil && a.outcome.Mapping.Origin == nat.PortSearched {
+	if a.outcome.Flow == nil && (a.outcome.Mapping.Origin == nat.PortSearched || a.outcome.Mapping.Origin == nat.PortShared) {
 		port = "*"
 	}
 	if packet.Portless(a.p.Proto) {

@@ -137,8 +137,16 @@ func (a *account) tellExternal() {
 	switch d.Reason {
 	case verdict.NoMapping, verdict.HostOwned:
 		a.decide(stageAddress, 0, "no inside endpoint is mapped to %s", at)
+		return
 	case verdict.Filtered:
 		a.decide(stageAddress, a.Config.Line("masquerade.filtering"), "%s is mapped, and the sender is none that its inside endpoint has a flow with (masquerade.filtering: %s)", at, a.Config.Masquerade.Filtering)
+		return
+	}
+	if !d.Inside {
+		a.decide(stageAddress, a.Config.Line("masquerade.filtering"), "%s is mapped to the inside endpoint %s, and masquerade.filtering (%s) lets the sender in", at, endpoint(a.p.Proto, d.Target.Dst, d.Target.DstPort), a.Config.Masquerade.Filtering)
+		return
+	}
+	switch d.Reason {
 	case verdict.HairpinDisabled:
 		a.decide(stageAddress, a.Config.Line("masquerade.hairpin"), "%s is mapped, and masquerade.hairpin is false", at)
 	default:
@@ -179,16 +187,24 @@ func (a *account) tellPort(m *nat.Forecast) {
 	}
 	const searched = ": a free one is searched for, from a random start"
 	switch {
+	case m.Reason == verdict.SourceLimit:
+		a.decide(stageTranslate, a.Config.Line("masquerade.max-flows-per-source"), "%s has as many flows as masquerade.max-flows-per-source allows (%d)", fib.Addr(a.p.Src), a.Config.Masquerade.MaxFlowsPerSource)
 	case m.Reason == verdict.PortsExhausted:
 		a.decide(stageTranslate, line, "no %s of %s is free there", what, a.Config.Masquerade.PortRange)
+	case m.Origin == nat.PortMapped && a.Snapshot.Behaviour.Mapping == nat.MapAddress:
+		a.decide(stageTranslate, a.Config.Line("masquerade.mapping"), "%s %d: %s is mapped to it already, towards %s (masquerade.mapping: address-dependent)", what, m.Port, endpoint(a.p.Proto, a.p.Src, a.p.SrcPort), fib.Addr(a.p.Dst))
 	case m.Origin == nat.PortMapped:
 		a.decide(stageTranslate, 0, "%s %d: %s is mapped to it already, towards every destination", what, m.Port, endpoint(a.p.Proto, a.p.Src, a.p.SrcPort))
+	case m.Origin == nat.PortShared:
+		a.decide(stageTranslate, a.Config.Line("masquerade.overload-when-exhausted"), "no %s of %s is free there: one is shared with another inside endpoint, towards this destination only", what, a.Config.Masquerade.PortRange)
 	case m.Origin == nat.PortKept && a.Assumed:
 		a.decide(stageTranslate, line, "%s %d is kept, where it is free", what, m.Port)
 	case m.Origin == nat.PortKept:
 		a.decide(stageTranslate, line, "%s %d is free and is kept", what, m.Port)
 	case m.External.Holds(a.p.Proto, a.p.SrcPort):
 		a.decide(stageTranslate, 0, "%s %d is taken by another mapping"+searched, what, a.p.SrcPort)
+	case m.External.Resting(a.p.Proto, a.p.SrcPort):
+		a.decide(stageTranslate, 0, "%s %d rests: another inside endpoint had it until a moment ago"+searched, what, a.p.SrcPort)
 	case m.External.Reserved(a.p.Proto, a.p.SrcPort):
 		a.decide(stageTranslate, 0, "%s %d is used by a socket of the host"+searched, what, a.p.SrcPort)
 	default:

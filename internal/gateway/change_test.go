@@ -222,7 +222,18 @@ func TestFlowsExpireAndPortsReturn(t *testing.T) {
 	if n := r.table.Count(); n.Flows != 0 || n.Mappings != 0 || n.Sources != 0 || r.ext.Holds(packet.ProtoUDP, 4000) {
 		t.Errorf("left over: %+v, port held: %v", n, r.ext.Holds(packet.ProtoUDP, 4000))
 	}
-	r.send(outsidePort, from{src: server, dst: external, sport: 53, dport: 4000}.udp(t))
+	// RFC 6888 REQ-8: what is late is nobody's while the port rests, then the host's.
+	late := from{src: server, dst: external, sport: 53, dport: 4000}.udp(t)
+	r.send(outsidePort, late)
+	r.none(verdict.NoMapping)
+	r.now += conntrack.DefaultTimeouts().PortRest + conntrack.TicksPerSecond
+	for range 4 {
+		r.worker.Idle(r.now, 1<<16)
+	}
+	if r.ext.Held(packet.ProtoUDP, 4000) {
+		t.Error("the port rests for ever")
+	}
+	r.send(outsidePort, late)
 	r.none(verdict.HostOwned)
 }
 

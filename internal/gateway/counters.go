@@ -54,7 +54,7 @@ type Counters struct {
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 21 + int(ErrorKinds) + serviceWords
+const words = 3*int(verdict.Count) + MaxPorts*5 + 24 + int(ErrorKinds) + serviceWords
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -86,6 +86,7 @@ func (p *published) store(c *Counters) {
 	c.Services.each(func(v *uint64) { put(*v) })
 	for _, v := range []uint64{c.Completed, c.ARPReplies, c.Held, c.Resolves, c.Bursts, c.Packets, c.ErrorsLimited, c.Fragmented, c.Fragments,
 		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
+		c.PortSearch.Early, c.PortSearch.Shared, c.PortSearch.Probes,
 		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver,
 		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld, c.EchoReplies} {
 		put(v)
@@ -112,6 +113,7 @@ func (p *published) load() (c Counters) {
 	c.Services.each(func(v *uint64) { *v = get() })
 	for _, v := range []*uint64{&c.Completed, &c.ARPReplies, &c.Held, &c.Resolves, &c.Bursts, &c.Packets, &c.ErrorsLimited, &c.Fragmented, &c.Fragments,
 		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
+		&c.PortSearch.Early, &c.PortSearch.Shared, &c.PortSearch.Probes,
 		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver,
 		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld, &c.EchoReplies} {
 		*v = get()

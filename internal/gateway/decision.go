@@ -34,6 +34,10 @@ type Decision struct {
 	// masqueraded to that one; a flow that begins here keeps it (hairpin).
 	External *conntrack.External
 
+	// Mapped is the mapping by which a packet from outside begins a flow with the
+	// inside endpoint, as filtering allows it; nil otherwise.
+	Mapped *conntrack.Mapping
+
 	// Where the packet is for a service, and who gets it: nil where there is none.
 	Service *dsr.Service
 	Backend *dsr.Backend
@@ -162,12 +166,16 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 		m = flows.MappingAt(x, p.Proto, p.DstPort)
 	}
 	switch {
-	case m == nil && s.Routes.Local(p.Dst):
+	case m == nil && s.Routes.Local(p.Dst) && (!x.Resting(p.Proto, p.DstPort) || x.Reserved(p.Proto, p.DstPort)):
 		d.Reason = verdict.HostOwned
 	case m == nil:
+		// Also on the host's address where the port rests: what is late for NAT's
+		// connection the host would reset (RFC 6888 REQ-8).
 		d.Reason = verdict.NoMapping
-	case !d.Inside, m.Service() != 0: // a service's clients are reached by the answers to them alone
-		d.Reason = verdict.Filtered // RFC 4787 REQ-8, RFC 5382 REQ-3: address and port dependent
+	case !d.Inside:
+		s.decideInbound(d, flows, in, p, x, m)
+	case m.Service() != 0: // a service's clients are reached by the answers to them alone
+		d.Reason = verdict.Filtered
 	case !s.Hairpin:
 		d.Reason = verdict.HairpinDisabled
 	default:
@@ -177,6 +185,30 @@ func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.P
 			d.Kind, d.Reason = conntrack.Masquerade, s.translatable(p)
 			s.hairpinSource(d, flows, p)
 		}
+	}
+}
+
+// decideInbound decides about a packet from outside for an external endpoint that
+// m holds: whether filtering lets it begin a flow, and the way to the inside
+// endpoint. The flow is as if that had begun it, so that its answers leave from the
+// endpoint that was called.
+func (s *Snapshot) decideInbound(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, x *conntrack.External, m *conntrack.Mapping) {
+	if m, d.Reason = s.Behaviour.Admitted(flows, x, m, p.Proto, p.DstPort, p.Src); d.Reason != verdict.None {
+		return
+	}
+	d.Target.Dst, d.Target.DstPort = m.Inside()
+	if d.Reason = s.lookup(d, in, p); d.Reason != verdict.None {
+		return
+	}
+	switch {
+	case s.leavesOutside(d.Hop.Port, d.Target.Dst):
+		d.Reason = verdict.NoRoute // the way inside is gone: see onward
+	case p.Length() > int(d.Hop.MTU) && p.Is(packet.FlagDontFragment):
+		d.Reason = verdict.FragmentationNeeded
+	case p.Proto == packet.ProtoTCP && p.TCPFlags&(packet.TCPSyn|packet.TCPAck|packet.TCPRst) != packet.TCPSyn:
+		d.Reason = verdict.TCPWithoutFlow // tcp-pickup is for what comes from inside
+	default:
+		d.Kind, d.Mapped, d.Reason = conntrack.Masquerade, m, s.translatable(p)
 	}
 }
 

@@ -19,7 +19,7 @@ type Outcome struct {
 	Mapping  nat.Forecast // of its source, where the decision is to masquerade
 
 	Translated bool            // To is known: the packet was not dropped before
-	To         conntrack.Tuple // as it leaves; port 0 where Mapping.Origin is PortSearched
+	To         conntrack.Tuple // as it leaves; port 0 where Mapping.Origin is PortSearched or PortShared
 	Hop        fib.Hop         // by which way, where it leaves
 
 	Echoed bool // it is a ping to a service address, and the gateway answers
@@ -110,10 +110,16 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 		return
 	}
 	o.To = d.Target
-	if d.Maps && packet.Portless(p.Proto) {
+	switch {
+	case d.Mapped != nil:
+		if source := flows.Table().SourceOf(d.Mapped); source != nil && flows.Table().Full(source) {
+			o.Reason = verdict.SourceLimit
+			return
+		}
+	case d.Maps && packet.Portless(p.Proto):
 		o.Mapping = s.forecastAddress(d, flows, p, now)
-	} else if d.Maps {
-		o.Mapping = s.Ports.Forecast(flows, s.Pools[d.Hop.Port], d.External, p.Proto, p.Src, p.SrcPort)
+	case d.Maps:
+		o.Mapping = s.Ports.Forecast(flows, s.Behaviour, s.Pools[d.Hop.Port], d.External, &arriving, &d.Target, now)
 	}
 	if d.Maps {
 		if o.Reason = o.Mapping.Reason; o.Reason != verdict.None {

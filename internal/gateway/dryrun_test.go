@@ -121,7 +121,7 @@ func (x *foreteller) left(o *Outcome) {
 		}
 		v := decode(x.T, sent[0])
 		got, want := key(&v.packet), o.To
-		if o.Flow == nil && o.Mapping.Origin == nat.PortSearched {
+		if o.Flow == nil && (o.Mapping.Origin == nat.PortSearched || o.Mapping.Origin == nat.PortShared) {
 			want.SrcPort = got.SrcPort
 		}
 		if got != want || [6]byte(sent[0][:6]) != o.Hop.MAC {
@@ -153,7 +153,7 @@ func (x *foreteller) note(o *Outcome) {
 	case o.Flow != nil:
 		x.seen["hit"]++
 	case o.Mapping.External != nil:
-		x.seen[[]string{"mapped", "kept", "searched"}[o.Mapping.Origin]]++
+		x.seen[[]string{"mapped", "kept", "searched", "shared"}[o.Mapping.Origin]]++
 		if o.Decision.External != nil {
 			x.seen["hairpin"]++
 		}

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"sluice/conntrack"
-	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
@@ -24,6 +23,8 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 		return nil, 0, d.Reason
 	case d.Backend != nil:
 		return w.balance(p, key, &d)
+	case d.Mapped != nil:
+		return w.admit(p, key, &d)
 	case d.Maps && packet.Portless(p.Proto):
 		return w.masqueradeAddress(p, key, &d)
 	case d.Maps:
@@ -34,34 +35,12 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 	return w.create(p, &conntrack.NewFlow{Original: key, Reply: key.Reverse(), Kind: conntrack.Forward, OutPort: d.Hop.Port})
 }
 
-// masquerade begins a flow whose source is translated by a mapping: at
-// d.External, or where that is nil, at the address that belongs to the way out.
-func (w *Worker) masquerade(p *packet.Packet, key conntrack.Tuple, d *Decision) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
-	out := d.Hop.Port
-	m, r := w.mapping(p, out, d.External)
-	if r != verdict.None {
-		w.yield(r)
-		return nil, 0, r
-	}
-	reply := d.Target.Reverse()
-	reply.Dst, reply.DstPort = m.External()
-	flow, dir, r := w.create(p, &conntrack.NewFlow{Original: key, Reply: reply, Kind: d.Kind, Mapping: m, OutPort: out})
-	return flow, dir, r
-}
-
-// mapping returns the mapping of the packet's source at x, or where x is nil at
-// the address of the pool that the source is paired with (RFC 4787 REQ-2).
-func (w *Worker) mapping(p *packet.Packet, out fib.PortID, x *conntrack.External) (*conntrack.Mapping, verdict.Reason) {
-	if x == nil {
-		return w.alloc.MapFrom(w.flows, w.snapshot.Pools[out], p.Proto, p.Src, p.SrcPort, w.now)
-	}
-	return w.alloc.Map(w.flows, x, p.Proto, p.Src, p.SrcPort, w.now)
-}
-
 // create inserts a flow. Where another worker was faster with the same packet's
 // twin, both use its flow, and the mapping taken for ours is given back.
 func (w *Worker) create(p *packet.Packet, nf *conntrack.NewFlow) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
-	nf.InPort, nf.TCPFlags = w.in, p.TCPFlags
+	if nf.TCPFlags = p.TCPFlags; nf.First == conntrack.Original {
+		nf.InPort = w.in
+	}
 	flow, dir, existed, r := w.flows.Create(nf, w.now)
 	if r == verdict.ReplyTupleTaken && w.endStranger(nf) {
 		flow, dir, existed, r = w.flows.Create(nf, w.now)

@@ -135,7 +135,10 @@ func TestPuntsRacingPacket(t *testing.T) {
 	r.one(insidePort)
 	r.now += conntrack.Tick(10 * 60 * conntrack.TicksPerSecond)
 	r.worker.Idle(r.now, r.maxFlows)
-	r.expectPunt(m, "an answer after the mapping's end", outsidePort, answer, verdict.HostOwned)
+	r.expectDrop(m, "an answer after the mapping's end, while the port rests", outsidePort, answer, verdict.NoMapping)
+	r.now += conntrack.DefaultTimeouts().PortRest + conntrack.TicksPerSecond
+	r.worker.Idle(r.now, 1<<16)
+	r.expectPunt(m, "and after its rest", outsidePort, answer, verdict.HostOwned)
 }
 
 // TestPuntsKernelRoutes: what leaves by an interface that is not listed is the

@@ -17,7 +17,8 @@ type Snapshot struct {
 	Pools [MaxPorts]*nat.Pool
 	Ports nat.PortRange // masquerade.port-range
 
-	Balance Balance // of services
+	Behaviour nat.Behaviour // masquerade.mapping, filtering, overload-when-exhausted
+	Balance   Balance       // of services
 
 	// Generation changes with everything that may change where a flow leaves
 	// or whether it may leave: routes, addresses, links, policy. A flow that

@@ -189,6 +189,7 @@ func (w *Worker) adopt(s *Snapshot) {
 	w.snapshot = s
 	w.growBackends(s.Balance.Backends)
 	w.alloc.SetPorts(s.Ports)
+	w.alloc.SetBehaviour(s.Behaviour)
 	w.adopted.Store(s)
 }
 
