@@ -220,7 +220,8 @@ func (w *Worker) enterKey(k key, id uint32) (*Mapping, verdict.Reason) {
 	}
 }
 
-// letGo gives up the port of a mapping that has ended, or its share in one.
+// letGo gives up the port of a mapping that has ended, or its share in one. A
+// port that was used rests (RFC 6888 REQ-8).
 func (w *Worker) letGo(m *Mapping, id uint32) {
 	t := w.table
 	quiet := m.quiet.Load()

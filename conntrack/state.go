@@ -121,7 +121,8 @@ func (s status) next(proto uint8, d Direction) status {
 	if proto != packet.ProtoUDP || s.state() != UDPUnreplied {
 		return s
 	}
-	// Answered is what both sides have sent; who began does not matter.
+	// Answered is what both sides have sent; who began does not matter: strangers
+	// alone get the shorter time-out (RFC 7857 7).
 	if s |= synSeen << uint(d&1); s&bothSyn == bothSyn {
 		return s.withState(UDPReplied)
 	}

@@ -23,12 +23,14 @@ type bench struct {
 
 const now conntrack.Tick = 1000
 
-func newBench(t testing.TB, workers, maxFlows int) *bench {
+func newBench(t rapid.TB, workers, maxFlows int) *bench {
 	t.Helper()
 	timeouts := conntrack.DefaultTimeouts()
 	c := conntrack.Config{MaxFlows: maxFlows, Workers: workers, Timeouts: timeouts, Seed: [2]uint64{1, 2}}
 	table, err := conntrack.New(make([]byte, conntrack.Size(c)), c)
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	b := &bench{table: table, external: conntrack.NewExternal(addr("192.0.2.1"), nil)}
 	table.AddExternal(b.external)
 	for i := range workers {

@@ -6,8 +6,8 @@ import (
 	"sluice/internal/verdict"
 )
 
-// MappingBehaviour is towards whom an inside endpoint keeps its external one (RFC
-// 4787 section 4.1). In the dependent modes an inside endpoint never has one
+// MappingBehaviour is towards whom an inside endpoint keeps its external one: the
+// mapping behaviours of RFC 4787. In the dependent modes an inside endpoint never has one
 // external port towards two destinations while free ports are left.
 type MappingBehaviour uint8
 
@@ -18,8 +18,8 @@ const (
 	MapAddressAndPort                         // address-and-port-dependent
 )
 
-// FilteringBehaviour is from whom packets to an external endpoint begin a flow
-// (RFC 4787 section 5). The zero value is the strictest.
+// FilteringBehaviour is from whom packets to an external endpoint begin a flow:
+// the filtering behaviours of RFC 4787. The zero value is the strictest.
 type FilteringBehaviour uint8
 
 // The filtering behaviours.
@@ -92,7 +92,7 @@ func (b Behaviour) shares() bool {
 // SetBehaviour changes what is mapped from now on.
 func (a *Allocator) SetBehaviour(b Behaviour) { a.behaviour = b }
 
-// MapFlow returns the mapping for a new flow, with a reference that the caller
+// MapFlow returns the mapping for a new flow (RFC 4787 REQ-1), with a reference that the caller
 // holds, and makes it if there is none: at ext, or where that is nil, at the
 // address of the pool that the source is paired with. key is the flow's tuple as
 // its packet arrived, target the same with the destination that it will leave
@@ -177,7 +177,7 @@ const (
 )
 
 // share makes the claim's mapping at a port that another mapping has, and that is
-// free towards the flow's peer. Of an endpoint-independent claim it makes one for
+// free towards the flow's peer (RFC 7857 3). Of an endpoint-independent claim it makes one for
 // a single flow.
 func (a *Allocator) share(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (m *conntrack.Mapping, made bool, r verdict.Reason) {
 	if c.Scope == conntrack.ScopeEndpoint {
