@@ -121,7 +121,7 @@ func (m *behaviourModel) judge(key conntrack.Tuple, mapped bool, port uint16, r 
 		case f.key.Dst == key.Dst && f.key.DstPort == key.DstPort,
 			// (An endpoint keeps its mapping even where one that shares its port was
 			// first with the peer: strangers' packets of that peer are the other's.)
-			f.key.Dst == key.Dst && m.how.Filtering == FilterAddress && !(mapped && m.how.Mapping == MapEndpoint):
+			f.key.Dst == key.Dst && m.how.Filtering == FilterAddress && m.how.Mapping != MapEndpoint:
 			m.Fatalf("%v: port %d is shared with %v, and answers cannot be told apart", key, port, f.key)
 		}
 	}
@@ -141,13 +141,13 @@ func (m *behaviourModel) admitted(port uint16, peer uint32) {
 	}
 	got, r := m.how.Admitted(w, m.b.external, on, packet.ProtoUDP, port, peer)
 	for _, f := range m.flows {
-		if f.external != port || f.key.Dst != peer || m.how.Filtering != FilterAddress {
+		if f.external != port || f.key.Dst != peer || m.how.Filtering != FilterAddress || m.how.Overload && m.how.Mapping == MapEndpoint {
 			continue
 		}
 		if got == nil {
 			m.Fatalf("%#x is not admitted to port %d of %v: %v", peer, port, f.key, r)
 		}
-		if addr, inside := got.Inside(); (addr != f.key.Src || inside != f.key.SrcPort) && !(m.how.Overload && m.how.Mapping == MapEndpoint) {
+		if addr, inside := got.Inside(); addr != f.key.Src || inside != f.key.SrcPort {
 			m.Fatalf("%#x is admitted to port %d of another than %v", peer, port, f.key)
 		}
 	}
