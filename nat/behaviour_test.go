@@ -113,7 +113,7 @@ func (m *behaviourModel) judge(key conntrack.Tuple, mapped bool, port uint16, r 
 		switch {
 		case mine && m.same(f.key, key) && !m.how.Overload && f.external != port:
 			m.Fatalf("%v: port %d, and %d for %v", key, port, f.external, f.key) // REQ-1, or its dependent kin
-		case mine && !m.same(f.key, key) && f.external == port && !(free == 0 && m.how.shares()):
+		case mine && !m.same(f.key, key) && f.external == port && (!m.how.shares() || free > 0 && !mapped):
 			m.Fatalf("%v: port %d, as for %v", key, port, f.key)
 		case mine || f.external != port:
 		case free > 0 && !mapped, !m.how.shares():
