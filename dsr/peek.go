@@ -43,3 +43,11 @@ func (s *Service) BackendAt(address uint32, port uint16) *Backend {
 	}
 	return nil
 }
+
+// All are the services in the order of the configuration. A nil Table has none.
+func (t *Table) All() []*Service {
+	if t == nil {
+		return nil
+	}
+	return t.Services
+}

@@ -39,13 +39,13 @@ var mayImport = map[string][]string{
 	"internal/control": {"internal/packet"},
 
 	"internal/explain": {
-		"internal/gateway", "internal/control", "internal/config", "internal/filter", "xdp", "nat", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+		"internal/gateway", "internal/control", "internal/config", "internal/filter", "xdp", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 	"internal/metrics": {"internal/control"},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
 		"internal/explain", "internal/filter", "internal/bypass", "internal/metrics",
-		"internal/gateway", "internal/fragment", "internal/route", "internal/control", "internal/config", "internal/flowmem",
+		"internal/gateway", "internal/fragment", "internal/route", "internal/health", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 

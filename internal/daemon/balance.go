@@ -25,6 +25,7 @@ type balancer struct {
 	kept   *dsr.Affinity // made when the first service wants it
 	states map[backendKey]backendState
 	choice gateway.Choice
+	silent map[dsr.BackendID]silence
 	told   map[uint32]xdp.AddressKind // service addresses that are no external ones
 }
 
@@ -55,15 +56,14 @@ func (s backendState) state() dsr.State {
 const affinityClients = 1 << 16
 
 func newBalancer() *balancer {
-	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}}
+	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}, silent: map[dsr.BackendID]silence{}}
 	var key [16]byte
 	rand.Read(key[:]) // never fails (crypto/rand)
 	b.choice = gateway.Choice{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}
 	return b
 }
 
-// configure makes the table of a configuration; a backend keeps its state, and
-// one that is gone is forgotten.
+// configure makes the table of a configuration; a backend keeps its state.
 func (b *balancer) configure(c *config.Config) error {
 	for i := range c.Services {
 		if c.Services[i].SessionAffinity > 0 && b.kept == nil {
@@ -75,18 +75,27 @@ func (b *balancer) configure(c *config.Config) error {
 		return err
 	}
 	b.table = table
-	there := map[backendKey]bool{}
-	for i := range c.Services {
-		for _, backend := range c.Services[i].Backends {
-			there[keyOf(&c.Services[i], backend)] = true
-		}
-	}
-	for k := range b.states {
-		if !there[k] {
-			delete(b.states, k)
-		}
-	}
 	return nil
+}
+
+// forget drops the states of backends that a configuration has no more, and the
+// probes' word about those that it does not have probed.
+func (b *balancer) forget(c *config.Config) {
+	probed := map[backendKey]bool{}
+	for i := range c.Services {
+		s := &c.Services[i]
+		for _, backend := range s.Backends {
+			probed[keyOf(s, backend)] = s.HealthCheck.Type != "none"
+		}
+	}
+	for k, state := range b.states {
+		if by, there := probed[k]; !there {
+			delete(b.states, k)
+		} else if !by {
+			state.dead = false
+			b.states[k] = state
+		}
+	}
 }
 
 func keyOf(s *config.Service, b config.Backend) backendKey {

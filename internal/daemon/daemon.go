@@ -16,6 +16,7 @@ import (
 	"sluice/internal/config"
 	"sluice/internal/control"
 	"sluice/internal/fib"
+	"sluice/internal/health"
 	"sluice/internal/metrics"
 	"sluice/internal/packet"
 	"sluice/internal/route"
@@ -52,6 +53,8 @@ type Daemon struct {
 
 	routesChanged chan *fib.Snapshot
 	reloads       chan reloadRequest
+	commands      chan command
+	health        *health.Checker
 	tracing       chan struct{} // full while a trace is on
 	watching      flowWatch
 	watchdog      watchdog
@@ -87,7 +90,7 @@ func Run(ctx context.Context, o Options) error {
 	defer listener.Close()
 	d := &Daemon{
 		options: o, log: o.Logger, started: began,
-		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest), tracing: make(chan struct{}, 1),
+		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest), commands: make(chan command), tracing: make(chan struct{}, 1),
 	}
 	d.config = c
 	if err := d.build(c, warnings); err != nil {
@@ -206,6 +209,8 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	if _, err := d.metrics.Move(d.config.Control.Metrics); err != nil {
 		return err
 	}
+	d.probeBackends(ctx)
+	defer d.health.Close()
 	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
 	running.Go(func() { failed <- server.Serve(ctx, listener) })
 	running.Go(func() { d.resolveNeighbours(ctx) })
@@ -245,6 +250,9 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			}
 		case <-d.plane.failed:
 			d.followLinks(time.Now())
+		case c := <-d.commands:
+			c.do()
+			close(c.done)
 		case r := <-d.reloads:
 			r.done <- d.reload("control socket")
 		case <-d.options.Reload:
@@ -254,6 +262,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			d.followAgent()
 			d.reserveHostPorts()
 			d.reuseDrained()
+			d.countUnanswered(now)
 			for _, t := range d.plane.threads {
 				t.measure()
 			}

@@ -49,5 +49,12 @@ func ExplainFile(c *config.Config, q control.Question) (control.Explanation, err
 	if err := g.AssumeForwards(list); err != nil {
 		return control.Explanation{}, err
 	}
+	services := newBalancer()
+	if err := services.configure(c); err != nil {
+		return control.Explanation{}, err
+	}
+	if err := g.AssumeServices(services.table, dispatch(c.DSR.Dispatch)); err != nil {
+		return control.Explanation{}, err
+	}
 	return explain.Explain(g, q)
 }

@@ -46,6 +46,7 @@ func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control
 func (d *Daemon) eachFlow(f func(*control.Flow) bool) {
 	d.eachSnapshot(func(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) bool {
 		flow := flowOf(s, now, boot)
+		d.balanced(&flow, s)
 		return f(&flow)
 	})
 }
@@ -95,7 +96,8 @@ func wallTime(t conntrack.Tick, boot time.Time) time.Time {
 // FlushFlows implements control.Gateway.
 func (d *Daemon) FlushFlows(ctx context.Context, filter control.Filter) (out control.Flush, err error) {
 	d.eachSnapshot(func(s *conntrack.Snapshot, now conntrack.Tick, boot time.Time) bool {
-		if flow := flowOf(s, now, boot); !filter.Match(&flow) {
+		flow := flowOf(s, now, boot)
+		if d.balanced(&flow, s); !filter.Match(&flow) {
 			return ctx.Err() == nil
 		}
 		d.look(func() {

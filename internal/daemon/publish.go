@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -53,6 +54,7 @@ type publisher struct {
 type inForce struct {
 	config   *config.Config
 	snapshot *gateway.Snapshot
+	states   map[backendKey]backendState
 }
 
 // external is an address that flows are masqueraded to, with the bitmap by
@@ -108,7 +110,7 @@ func (p *publisher) publish() error {
 	p.pointer.Store(next)
 	p.adopted(next)
 	p.settleForwards(static, first)
-	p.inForce.Store(&inForce{p.config, next})
+	p.inForce.Store(&inForce{p.config, next, maps.Clone(p.balancer.states)})
 	if err := p.dropExternals(wanted); err != nil {
 		return err
 	}

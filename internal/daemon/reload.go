@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -70,20 +71,24 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 		return control.ReloadResult{}, err
 	}
 	old, oldPolicy, oldTable := d.config, d.policy, d.balancer.table
+	states := maps.Clone(d.balancer.states)
+	d.balancer.forget(c)
 	if err := d.balancer.configure(c); err != nil {
+		d.balancer.states = states
 		return control.ReloadResult{}, err
 	}
 	back, err := d.metrics.Move(c.Control.Metrics)
 	if err != nil {
-		d.balancer.table = oldTable
+		d.balancer.table, d.balancer.states = oldTable, states
 		return control.ReloadResult{}, fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
 	d.config, d.policy = c, pol
 	if err := d.publish(); err != nil {
 		back()
-		d.config, d.policy, d.balancer.table = old, oldPolicy, oldTable
+		d.config, d.policy, d.balancer.table, d.balancer.states = old, oldPolicy, oldTable, states
 		return control.ReloadResult{}, errors.Join(err, d.publish())
 	}
+	d.health.Set(probes(c))
 	d.view.warnings, d.view.loaded = warnings, time.Now()
 	return control.ReloadResult{
 		Path: path, Loaded: d.view.loaded, Changed: len(config.Diff(old, c)) > 0, Warnings: warnings,

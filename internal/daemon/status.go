@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,7 +50,7 @@ func (d *Daemon) refresh() {
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
 		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
-		problems: append(append(d.linkProblems(), d.agentProblem()...), d.shadows...),
+		problems: append(slices.Concat(d.linkProblems(), d.agentProblem(), d.serviceProblems(time.Now())), d.shadows...),
 	}
 	for i := range d.config.Interfaces {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {

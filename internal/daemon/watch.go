@@ -212,5 +212,6 @@ func (d *Daemon) eventOf(e *conntrack.Event, boot time.Time) control.FlowEvent {
 		out.Reason = e.Reason.String()
 	}
 	out.Flow = flowOf(&s, e.At, boot)
+	d.balanced(&out.Flow, &s)
 	return out
 }
