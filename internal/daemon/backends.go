@@ -17,8 +17,8 @@ import (
 // unansweredFor is how long status tells of flows that got no answer.
 const unansweredFor = time.Minute
 
-// silence is what is known of a backend's flows without an answer.
-type silence struct {
+// unanswered is what is known of a backend's flows without an answer.
+type unanswered struct {
 	counted uint64 // all of them, since the start
 	last    time.Time
 }
@@ -144,7 +144,7 @@ func (d *Daemon) countUnanswered(now time.Time) {
 		for _, b := range s.Backends {
 			n := d.backendCounters(b.ID).Unanswered
 			if n != d.balancer.silent[b.ID].counted {
-				d.balancer.silent[b.ID] = silence{n, now}
+				d.balancer.silent[b.ID] = unanswered{n, now}
 			}
 		}
 	}

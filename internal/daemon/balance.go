@@ -25,7 +25,7 @@ type balancer struct {
 	kept   *dsr.Affinity // made when the first service wants it
 	states map[backendKey]backendState
 	choice gateway.Choice
-	silent map[dsr.BackendID]silence
+	silent map[dsr.BackendID]unanswered
 	told   map[uint32]xdp.AddressKind // service addresses that are no external ones
 }
 
@@ -56,7 +56,7 @@ func (s backendState) state() dsr.State {
 const affinityClients = 1 << 16
 
 func newBalancer() *balancer {
-	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}, silent: map[dsr.BackendID]silence{}}
+	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}, silent: map[dsr.BackendID]unanswered{}}
 	var key [16]byte
 	rand.Read(key[:]) // never fails (crypto/rand)
 	b.choice = gateway.Choice{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}
