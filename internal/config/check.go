@@ -13,6 +13,7 @@ func (d *decoder) check(c *Config) {
 	d.checkInterfaces(c.Interfaces)
 	d.checkMasquerade(c)
 	d.checkForwards(c)
+	d.checkServices(c)
 	d.checkTimeouts(&c.Conntrack.Timeouts)
 	d.checkRest(c)
 }

@@ -21,6 +21,7 @@ import (
 // scripted is a Gateway whose answers a test sets.
 type scripted struct {
 	status   Status
+	services []Service
 	flows    int // how many Flows yields, all alike but for the port
 	broken   error
 	reload   func() (ReloadResult, error)

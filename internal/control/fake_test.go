@@ -1,6 +1,9 @@
 package control
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 func (g *scripted) WatchFlows(ctx context.Context, filter Filter, begun func() error, yield func(*FlowEvent) error) error {
 	if err := begun(); err != nil {
@@ -50,4 +53,22 @@ func (g *scripted) Who(e Endpoint) (h Holders, err error) {
 		}
 	}
 	return h, g.broken
+}
+
+func (g *scripted) Services() []Service { return g.services }
+
+func (g *scripted) SetDraining(_ context.Context, service string, backend BackendAddress, drain bool) (BackendChange, error) {
+	change := BackendChange{Draining: drain}
+	for i := range g.services {
+		s := &g.services[i]
+		for j := range s.Backends {
+			if b := &s.Backends[j]; (service == "" || s.Name == service) && backend.Is(b.Address) {
+				change.Backends = append(change.Backends, ChangedBackend{Service: s.Name, Backend: b.Address, Changed: b.Drained != drain, State: "draining"})
+			}
+		}
+	}
+	if len(change.Backends) == 0 {
+		return change, fmt.Errorf("no service has the backend %s", backend)
+	}
+	return change, nil
 }

@@ -10,6 +10,7 @@ import (
 type Gateway interface {
 	FlowControl
 	NAT
+	Balancing
 
 	// Status returns the state of the whole gateway.
 	Status() Status

@@ -74,6 +74,8 @@ func (s *Server) routes() []route {
 		{"GET /v1/nat/pools", false, s.getPools},
 		{"GET /v1/nat/mappings", false, s.getMappings},
 		{"GET /v1/nat/who", false, s.getWho},
+		{"GET /v1/services", false, s.getServices},
+		{"POST /v1/backends", true, s.postBackends},
 		{"GET /v1/drops", false, s.getDrops},
 		{"GET /v1/config", false, s.getConfig},
 		{"GET /v1/explain", false, s.getExplain},
