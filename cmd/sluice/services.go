@@ -199,10 +199,9 @@ fail, it stays dead until they succeed.`,
 	if drain {
 		c.Use = "drain SERVICE|all ADDRESS[:PORT]"
 		c.Short = "Give a backend no new flows"
-		c.Long = `Drain has a backend get no new flows, in one service or in all: those that it has go
-on until they end, but for UDP flows, which go to another backend with their next
-packet. Without PORT all ports of the address are meant. It lasts over reloads, until
-` + "`sluice backend enable`" + ` or the daemon's end; to keep it, write weight: 0 into the
+		c.Long = `Drain has a backend get no new flows, in one service or in all; those that it has go
+on until they end. Without PORT all ports of the address are meant. It lasts over
+reloads, until ` + "`sluice backend enable`" + ` or the daemon's end; to keep it, write weight: 0 into the
 configuration.`
 		c.Example = "  sluice backend drain web 10.0.2.123:80\n  sluice backend drain all 10.0.2.123"
 	}

@@ -42,6 +42,8 @@ type fake struct {
 	trace   func(control.TraceQuestion) ([]control.Traced, error)
 	config  string // in force
 
+	services []control.Service
+
 	events   []control.FlowEvent
 	pools    control.Pools
 	mappings []control.Mapping
@@ -237,12 +239,12 @@ func TestHelp(t *testing.T) {
 	if code != exitFine {
 		t.Errorf("exit %d", code)
 	}
-	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "nat", "explain", "trace", "drops", "top", "config", "lab", "version", "completion"} {
+	for _, name := range []string{"run", "check", "reload", "detach", "status", "flows", "nat", "explain", "trace", "drops", "top", "services", "backend", "config", "lab", "version", "completion"} {
 		if !strings.Contains(out, "\n  "+name+" ") {
 			t.Errorf("%s is not in the help", name)
 		}
 	}
-	for _, name := range []string{"capture", "services", "backend"} {
+	for _, name := range []string{"capture"} {
 		if strings.Contains(out, "\n  "+name) {
 			t.Errorf("%s is in the help and not in this version", name)
 		}

@@ -159,7 +159,7 @@ var words = [Count]Words{
 	FragmentHoldFull:     {"fragment-hold-full", "too many fragments wait for the first one of their datagram; the oldest are dropped"},
 	FragmentDuplicate:    {"fragment-duplicate", "a fragment came again while it waits for the first one of its datagram"},
 	NoService:            {"no-service", "nothing is served on this port of a service's address"},
-	NoBackend:            {"no-backend", "no backend of the service can be chosen: all are dead, draining or of weight 0; see `sluice services show`"},
+	NoBackend:            {"no-backend", "no backend of the service can be chosen: all are dead, draining or of weight 0; see `sluice services list`"},
 	BackendGone:          {"backend-gone", "the flow's backend is dead or was removed (see services.dead-backend)"},
 	BackendUnroutable:    {"backend-unroutable", "the route to the chosen backend leads to the gateway's own host or by an interface that is not listed"},
 	SourceRange:          {"source-range", "the client is in none of the service's source-ranges"},
