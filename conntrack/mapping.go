@@ -187,7 +187,8 @@ func (w *Worker) enter(m *Mapping, id uint32) (other *Mapping, taken bool, r ver
 	if m.listed != 0 {
 		k := m.peerKey()
 		if other, r := w.enterKey(k, id); other != nil || r != verdict.None {
-			return m.adoptable(w, other), true, r
+			other = m.adoptable(w, other)
+			return other, other == nil && r == verdict.None, r
 		}
 	}
 	if !m.found() {
