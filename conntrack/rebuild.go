@@ -26,8 +26,8 @@ type Remains struct {
 	limits   *limits
 	ports    [maxPorts]bool // those that still number the same interface
 	orphans  []uint32       // mappings whose source record is another's
-	sharers  []uint32       // flows whose mapping shares another's port: they come last
-	owners   bool           // all others are in
+	later    [3][]uint32    // flows that wait for a stage; see Mapping.stage
+	stage    int
 	latest   *External
 	batch    [Burst]pending
 	nBatch   int
@@ -92,11 +92,12 @@ func (r *Remains) Rebuild(now Tick) Report {
 		r.look(uint32(id))
 	}
 	r.insertBatch()
-	r.owners = true
-	for _, id := range r.sharers {
-		r.look(id)
+	for r.stage = 1; r.stage < len(r.later); r.stage++ {
+		for _, id := range r.later[r.stage] {
+			r.look(id)
+		}
+		r.insertBatch()
 	}
-	r.insertBatch()
 	r.freeFlows()
 	r.freeMappings()
 	r.freeSources()
@@ -155,9 +156,11 @@ func (r *Remains) look(id uint32) {
 		r.lose(id, why)
 		return
 	}
-	if p.x != nil && !r.owners && t.mappings[f.mapping].shares(f) {
-		r.sharers = append(r.sharers, id)
-		return
+	if p.x != nil {
+		if stage := t.mappings[f.mapping].stage(f); stage > r.stage {
+			r.later[stage] = append(r.later[stage], id)
+			return
+		}
 	}
 	p.id, p.original, p.back = id, t.seed.hash(f.tuple[Original].key()), t.seed.hash(f.tuple[Reply].key())
 	if r.nBatch++; r.nBatch == len(r.batch) {

@@ -71,9 +71,17 @@ func (f *Flow) mappingKey() key {
 	return mappingKey(o.Proto, o.Src, o.SrcPort, o.Zone, f.tuple[Reply].Dst).of(f.scope())
 }
 
-// shares reports whether the mapping, if it is what f's source is translated by,
-// shares the port of another.
-func (m *Mapping) shares(f *Flow) bool { return m.owner != 0 && m.translates(f) }
+// stage is when the mapping of flow f is made again: first those that have a port,
+// then those that share one, and last what says more of another.
+func (m *Mapping) stage(f *Flow) int {
+	switch {
+	case m.owner == 0 || !m.translates(f):
+		return 0
+	case m.scope == ScopePeer:
+		return 2
+	}
+	return 1
+}
 
 // remap makes a mapping again for the first of its flows. What identifies it is
 // the flow's, whose seal vouches for it; the record keeps its history, its scope
@@ -125,24 +133,27 @@ func (m *Mapping) mend(f *Flow) {
 
 // rehold gives a mapping its port back, or its share in one. Where the owner of
 // the port had no flow left, the first of those that shared it has the port now;
-// and if all that was known of the owner is with whom it had flows, that one is
-// the owner again.
+// and what only said more of a mapping that had none is that mapping.
 func (r *Remains) rehold(m *Mapping, p *pending, space int, port uint16, id uint32) Loss {
 	t := r.table
-	shared := m.owner != 0
+	holder := uint32(0)
+	if m.owner != 0 {
+		holder = p.port.Load()
+	}
 	m.owner = 0
-	holder := p.port.Load()
-	if holder != 0 && shared {
-		owner := &t.mappings[holder]
-		if m.scope == ScopePeer && (owner.inside != m.inside || owner.insidePort != m.insidePort) {
+	if m.scope == ScopePeer {
+		k := mappingKey(m.proto, m.inside, m.insidePort, m.zone, m.external)
+		word := t.find(k, t.seed.hash(k), kindMapping)
+		if of := slotID(word); word != 0 && t.mappings[of].externalPort == port {
+			holder = of
+		} else {
 			m.scope = ScopeEndpoint
 		}
-		owner.refs.Add(1)
+	}
+	if holder != 0 {
+		t.mappings[holder].refs.Add(1)
 		m.owner = holder
 		return stays
-	}
-	if m.scope == ScopePeer {
-		m.scope = ScopeEndpoint
 	}
 	if !p.x.restore(space, port, id) {
 		return LostDuplicate

@@ -38,13 +38,13 @@ func TestDryRunForetells(t *testing.T) {
 			}
 		}
 	}
-	for _, what := range []string{"sent", "waits", "hit", "answer", "mapped", "kept", "searched", "hairpin", "echo", "forward"} {
+	for _, what := range []string{"sent", "waits", "hit", "answer", "mapped", "kept", "searched", "shared", "inbound", "hairpin", "echo", "forward"} {
 		if seen[what] < 10 {
 			t.Errorf("%s: only %d times", what, seen[what])
 		}
 	}
 	for _, r := range []verdict.Reason{
-		verdict.OutsideToInside, verdict.SpoofedSource, verdict.OwnSource, verdict.PortsExhausted, verdict.Filtered, verdict.NoMapping,
+		verdict.OutsideToInside, verdict.SpoofedSource, verdict.OwnSource, verdict.PortsExhausted, verdict.SourceLimit, verdict.Filtered, verdict.NoMapping,
 		verdict.HairpinDisabled, verdict.NoExternalAddress, verdict.NoRoute, verdict.RouteUnreachable, verdict.InterfaceDown,
 		verdict.TCPWithoutFlow, verdict.ProtocolUnsupported, verdict.ICMPUnsupported, verdict.ReplyWithoutFlow, verdict.NeighbourUnresolved,
 		verdict.WouldLeakSource, verdict.ExternalAddressMoved, verdict.MartianSource, verdict.LandAttack, verdict.TTLExpired,
@@ -152,6 +152,8 @@ func (x *foreteller) note(o *Outcome) {
 		x.seen["answer"]++
 	case o.Flow != nil:
 		x.seen["hit"]++
+	case o.Decision.Mapped != nil:
+		x.seen["inbound"]++
 	case o.Mapping.External != nil:
 		x.seen[[]string{"mapped", "kept", "searched", "shared"}[o.Mapping.Origin]]++
 		if o.Decision.External != nil {
@@ -167,11 +169,16 @@ func (x *foreteller) anyRig() *rig {
 		s.Hairpin = x.IntN(4) > 0
 		s.Policy = x.anyPolicy()
 		s.Ports = pick(x, nat.DefaultPorts, nat.PortRange{Low: 1, High: 65535}, nat.PortRange{Low: 1, High: 3}, nat.PortRange{Low: 2, High: 2})
+		s.Behaviour = pick(x, nat.Behaviour{}, nat.Behaviour{
+			Mapping: pick(x, nat.MapEndpoint, nat.MapAddress, nat.MapAddressAndPort), Overload: x.IntN(2) == 0,
+			Filtering: pick(x, nat.FilterAddressAndPort, nat.FilterAddress, nat.FilterEndpoint),
+		})
 		s.Other = pick(x, OtherAddressOnly, OtherAddressOnly, OtherDrop, OtherPass)
 		s.Static = pick(x, nil, nil, someForwards())
 		s.Roles[outsidePort] = pick(x, RoleOutside, RoleOutside, RoleOutside, RoleBoth, RoleInside)
 		s.Roles[insidePort] = pick(x, RoleInside, RoleInside, RoleInside, RoleBoth)
 	})
+	r.table.SetSourceLimit(pick(x, 0, 0, 0, 6))
 	second := conntrack.NewExternal(pooled, nil)
 	if err := r.table.AddExternal(second); err != nil {
 		x.Fatal(err)
