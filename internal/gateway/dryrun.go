@@ -62,7 +62,7 @@ func (s *Snapshot) foretell(o *Outcome, found *FlowFound, flows *conntrack.Worke
 	if flow == nil && s.foretellService(o, flows, in, p, now) {
 		return
 	}
-	if flow != nil && flow.Service() != 0 && s.judge(flow, dir, p) == moveFlow {
+	if flow != nil && flow.Service() != 0 && s.sameSide(in, flow, dir) && s.judge(flow, dir, p) == moveFlow {
 		flow = nil
 	}
 	if flow != nil {

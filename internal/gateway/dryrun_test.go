@@ -73,9 +73,10 @@ func (x *foreteller) fail(format string, args ...any) {
 func pick[T any](x *foreteller, from ...T) T { return from[x.IntN(len(from))] }
 
 // packet sends one packet and compares what it did with what was said of it.
-func (x *foreteller) packet() {
+func (x *foreteller) packet() { x.try(x.anyPacket()) }
+
+func (x *foreteller) try(in fib.PortID, frame []byte) {
 	r := x.rig
-	in, frame := x.anyPacket()
 	var p packet.Packet
 	if reason := packet.Parse(frame, &p); reason != verdict.None {
 		x.fail("the test built a packet that is %v", reason)

@@ -197,11 +197,11 @@ func (r *rig) forwarded(out fib.PortID) (frames [][]byte) {
 	return frames
 }
 
-// ownError reports whether a frame is an ICMP error that the gateway itself
-// sent: nobody else's leaves with an undiminished TTL.
+// ownError reports whether a frame is an ICMP error or a reset that the gateway
+// itself sent: nobody else's leaves with an undiminished TTL.
 func ownError(frame []byte) bool {
 	var p packet.Packet
-	return packet.Parse(frame, &p) == verdict.None && p.Is(packet.FlagICMPError) && p.TTL == 64
+	return packet.Parse(frame, &p) == verdict.None && (p.Is(packet.FlagICMPError) || p.TCPFlags&packet.TCPRst != 0) && p.TTL == 64
 }
 
 // none expects nothing to have been forwarded, and the last packet to be counted under
