@@ -165,6 +165,8 @@ func (a *account) tellMapping() {
 		return
 	case m.External.Address() == assumedAddress:
 		a.decide(stageTranslate, line, "masquerade.addresses is auto: the external address is the primary one of %s, which the file does not say", out)
+	case a.outcome.Decision.External != nil && m.External.Address() != a.p.Dst:
+		a.decide(stageTranslate, a.addressLine(m.External.Address()), "the external address is %s, the one of the pool that %s is paired with", fib.Addr(m.External.Address()), fib.Addr(a.p.Src))
 	case a.outcome.Decision.External != nil:
 		a.decide(stageTranslate, 0, "the external address is the one that was called, %s", fib.Addr(m.External.Address()))
 	case a.Config.Masquerade.Addresses[0].Auto:

@@ -30,8 +30,9 @@ type Decision struct {
 
 	Static *nat.PortForward // that the destination was found by, else the source
 
-	// External is the address that the packet was sent to, where flows are
-	// masqueraded to that one; a flow that begins here keeps it (hairpin).
+	// External is set where the packet was sent to an address that flows are
+	// masqueraded to: that one, or where a hairpinned flow begins here, the one of
+	// the same pool that its source is masqueraded to.
 	External *conntrack.External
 
 	// Mapped is the mapping by which a packet from outside begins a flow with the

@@ -46,8 +46,9 @@ func (s *Snapshot) decideStatic(d *Decision, flows *conntrack.Worker, in fib.Por
 
 // hairpinSource decides what the source of a packet between inside hosts is
 // translated to (RFC 4787 REQ-9a: its external one): what a static forward says,
-// else a port of the address that was called, or where that is one host's alone,
-// of an address of a way out. An echo request is hairpinned like any other packet
+// else a port of the address that the source is paired with, in the pool of the one
+// that was called (REQ-2: its peers know it by no other), or where that is one
+// host's alone, in the pool of any way out. An echo request is hairpinned like any other packet
 // (RFC 7857 12).
 func (s *Snapshot) hairpinSource(d *Decision, flows *conntrack.Worker, p *packet.Packet) {
 	if f, external, port := s.Static.Outward(p.Src, p.Proto, p.SrcPort, nat.AnyOut); f != nil {
@@ -57,6 +58,12 @@ func (s *Snapshot) hairpinSource(d *Decision, flows *conntrack.Worker, p *packet
 	}
 	d.Maps = true
 	if d.Static == nil || !d.Static.OneToOne() {
+		for _, pool := range s.Pools {
+			if pool != nil && pool.Holds(p.Dst) {
+				d.External = pool.For(flows, p.Src)
+				return
+			}
+		}
 		return
 	}
 	d.External = nil
