@@ -57,9 +57,27 @@ func TestRouter(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("fragmentation needed", r.fragmentationNeeded)
+	// With the MSS clamped, TCP would never send what does not fit.
+	unclamp(ctx, t, l)
 	t.Run("TCP finds the path's MTU", r.upload)
 	t.Run("fragments", r.fragments)
 	t.Run("all of it is counted", func(t *testing.T) { counted(ctx, t, l.socket) })
+}
+
+// unclamp has the gateway leave the MSS of connections alone.
+func unclamp(ctx context.Context, t *testing.T, l *running) {
+	t.Helper()
+	text, err := os.ReadFile(l.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "masquerade:\n", "masquerade:\n  mss-clamp: off\n", 1)
+	if err := os.WriteFile(l.config, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := control.NewClient(l.socket).Reload(ctx); err != nil || !r.Changed {
+		t.Fatalf("reload: %+v, %v", r, err)
+	}
 }
 
 // counted waits for the workers to publish what they did: time exceeded each

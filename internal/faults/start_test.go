@@ -1,8 +1,11 @@
 package faults
 
 import (
+	"fmt"
+	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -79,24 +82,62 @@ func (r *rig) attachForeign(nic string) link.Link {
 }
 
 // TestFullTable: where there is no room for another flow, new ones are refused by
-// name and old ones go on; once there is room again, new ones are made.
+// name and old ones that were answered go on; once there is room again, new ones
+// are made.
 func TestFullTable(t *testing.T) {
+	const capacity = 1024
 	r := newRig(t)
-	g := r.start(config("conntrack: {max-flows: 1024, timeouts: {udp-unreplied: 1s}}\n"), "--detach-on-exit")
+	g := r.start(config(fmt.Sprintf("conntrack: {max-flows: %d, timeouts: {udp: 3s, udp-unreplied: 1s}}\n", capacity)), "--detach-on-exit")
 	near := r.stream("near", r.top.Client1, lab.Server1Address, 64)
 	before := near.goesOn(patience)
 	tcp := r.session(r.top.Client1, lab.Server1Address)
-	for range 40 {
-		r.scatter(r.top.Client2, uplinkPeer, 100)
-	}
+	crowd := r.crowd(r.top.Client2, capacity*5/8)
 	g.degraded("flow table")
 	g.dropped("flow-table-full", 0)
 	if a := near.goesOn(resume); a != before {
 		t.Errorf("the old flow is seen as %v, was %v", a, before)
 	}
 	tcp.goesOn()
+	crowd()
 	late := r.stream("late", r.top.Client2, lab.Server1Address, 64)
 	late.until(patience, "has room at last", func(answer) bool { return true })
 	g.healthy()
 	r.end(g)
+}
+
+// crowd has a host talk over n sockets with two servers each, which answer, until
+// the function that it returns is called: two flows for each mapping.
+func (r *rig) crowd(from *lab.Namespace, n int) (disperse func()) {
+	r.Helper()
+	conns := make([]net.PacketConn, n)
+	r.must(from.Do(func() (err error) {
+		for i := range conns {
+			if conns[i], err = net.ListenPacket("udp4", ":0"); err != nil {
+				return err
+			}
+			r.Cleanup(func() { conns[i].Close() })
+		}
+		return nil
+	}))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		buf := make([]byte, 64)
+		for {
+			for _, c := range conns {
+				for _, server := range []string{lab.Server1Address, farAddress} {
+					c.WriteTo(buf, &net.UDPAddr{IP: net.ParseIP(server), Port: echoPort})
+				}
+				select {
+				case <-stop:
+					return
+				case <-time.After(pace / 2): // the servers keep up
+				}
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-stopped
+	}
 }

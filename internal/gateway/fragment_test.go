@@ -92,7 +92,8 @@ func TestFragmentsTranslated(t *testing.T) {
 				n++
 			}
 			wanted[big(n)] = s
-			for _, f := range s.datagram(t, uint16(id), n, 8*rapid.IntRange(max(3, n/8/50), 180).Draw(rt, "size")) {
+			// All pieces but one of all datagrams are as many as are held for a source.
+			for _, f := range s.datagram(t, uint16(id), n, 8*rapid.IntRange(max(3, n/8/18+1), 180).Draw(rt, "size")) {
 				arrivals = append(arrivals, arrival{s.in, f, rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(rt, "times")})
 			}
 		}
