@@ -23,6 +23,7 @@ RACE ?= ./...
 LEFT_OUT := $(CURDIR)/bin/left-out
 FUZZTIME ?= 1m
 SOAKTIME ?= 10m
+MUTATIONS ?= 10000000
 
 .PHONY: all build run demo test lint bench profile generate soak package test-package test-systemd clean help
 
@@ -68,7 +69,8 @@ profile: ## bench/sluice.pgo, by which build optimises; after changes of the pac
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp
 
-soak: ## random faults under traffic for SOAKTIME (default 10m; root), then every fuzz target for FUZZTIME (default 1m)
+soak: ## MUTATIONS damaged frames (default ten million) through the pipeline, random faults under traffic for SOAKTIME (default 10m; root), every fuzz target for FUZZTIME (default 1m)
+	SLUICE_MUTATIONS=$(MUTATIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestMutatedFrames$$' ./internal/gateway
 	SLUICE_SOAK=$(SOAKTIME) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./internal/faults
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
 		for target in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -c6-); do \

@@ -179,8 +179,9 @@ func (w *Worker) mayTell(hop *fib.Hop, in fib.PortID, p *packet.Packet) bool {
 		return false
 	}
 	// What arrives from outside shows no address that is hidden from its sender,
-	// unless the sender guessed; the error would confirm it.
-	return !outside || w.table.External(p.Dst) != nil || !s.Policy.Decide(p.Dst, p.Src).Masquerade
+	// unless the sender guessed; the error would confirm it. What is translated to
+	// can be such an address, too: a service's, towards backends inside.
+	return !outside || s.ownsExternal(hop.Port, p.Dst) || !s.Policy.Decide(p.Dst, p.Src).Masquerade
 }
 
 // errorSource is the address that an error leaves with by port out: the

@@ -50,6 +50,8 @@ func (w *Worker) forwardFragment(d xdp.Desc, frame []byte, p *packet.Packet, x *
 		return verdict.OptionsRefused
 	case x.Reason != verdict.None:
 		return x.Reason
+	case p.Is(packet.FlagICMPError):
+		return verdict.FragmentUnsupported // a whole error passes with its flow alone; what this one quotes is not all here
 	case p.Length() > int(x.Hop.MTU) && p.Is(packet.FlagDontFragment):
 		return w.tooBig(x.Hop.MTU)
 	}

@@ -1,0 +1,37 @@
+package gateway
+
+import (
+	"testing"
+
+	"sluice/conntrack"
+	"sluice/internal/packet"
+	"sluice/internal/verdict"
+)
+
+// TestErrorConfirmsNoGuess: whoever guesses the inside address that a service's
+// packets to its backends leave with is not told that nothing is there.
+func TestErrorConfirmsNoGuess(t *testing.T) {
+	r := everythingPair(t)[0]
+	inside := r.pointer.Load().Balance.Sources[insidePort]
+	for i := range uint16(3) {
+		r.send(outsidePort, from{src: server, dst: inside.Address(), sport: 443 + i, dport: 5000}.tcp(t, packet.TCPSyn))
+		r.now += 7 * conntrack.TicksPerSecond // by when an unsolicited SYN is answered
+		r.step()
+		for _, frame := range r.ports[outsidePort].sent() {
+			if ownError(frame) {
+				t.Fatalf("told: %x", frame)
+			}
+		}
+	}
+}
+
+// TestFragmentedErrorIsNotRouted: an error passes with the flow that it is about,
+// and the fragment of one says too little of it, also between addresses that stay.
+func TestFragmentedErrorIsNotRouted(t *testing.T) {
+	r := newRig(t)
+	about := from{src: excluded, dst: client, sport: 9, dport: 9, payload: "quoted"}.udp(t)
+	r.send(insidePort, markMore(from{src: client, dst: excluded}.quote(t, 3, 3, about, 32)))
+	r.none(verdict.FragmentUnsupported)
+	r.send(insidePort, markMore(from{src: ip("172.31.0.9"), dst: server}.quote(t, 3, 3, about, 32)))
+	r.none(verdict.FragmentUnsupported)
+}
