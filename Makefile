@@ -67,7 +67,7 @@ profile: ## bench/sluice.pgo, by which build optimises; after changes of the pac
 	$(GO) test -trimpath -run '^$$' -bench 'WholePass|SetUp' -benchtime 2s -cpuprofile bench/sluice.pgo -o bin/bench.test ./bench
 
 generate: ## the eBPF objects from their C source (clang 14)
-	$(GO) generate ./xdp
+	$(GO) generate ./xdp ./internal/agent
 
 soak: ## MUTATIONS damaged frames (default ten million) through the pipeline, random faults under traffic for SOAKTIME (default 10m; root), every fuzz target for FUZZTIME (default 1m)
 	SLUICE_MUTATIONS=$(MUTATIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestMutatedFrames$$' ./internal/gateway

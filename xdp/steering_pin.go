@@ -237,3 +237,7 @@ func DetachPinned(ifindex int) ([]string, error) {
 	}
 	return names, errors.Join(errs...)
 }
+
+// PinDirectory is where what belongs to the caller's network namespace is pinned,
+// in bpffs, or why pins would not last. It mounts bpffs if there is none.
+func PinDirectory() (dir, why string) { return pinDirectory() }

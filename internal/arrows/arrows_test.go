@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"internal/route":   {"internal/fib"},
 	"internal/bypass":  {},
 	"internal/health":  {},
+	"internal/agent":   {"xdp"},
 	"internal/config":  {},
 	"internal/control": {"internal/packet"},
 

@@ -1,0 +1,61 @@
+package agent
+
+import "fmt"
+
+// Counter counts what the programs did with packets.
+type Counter struct {
+	Name    string // stable, kebab-case
+	Text    string // what it means, for people
+	Fate    Fate
+	Packets uint64
+}
+
+// Fate is what became of a packet that a Counter counts.
+type Fate uint8
+
+const (
+	Served  Fate = iota // part of the agent's work
+	Ignored             // left as it came: nothing was learned from it
+	Dropped
+)
+
+// events names enum event of the C source.
+var events = [programsEventEVENTS]struct {
+	name, text string
+	fate       Fate
+}{
+	programsEventLEARNED:           {"learned", "flows begun", Served},
+	programsEventREQUEST:           {"request", "packets of a flow from its client", Served},
+	programsEventREPLY:             {"reply", "packets of a flow that left with the service address", Served},
+	programsEventERROR:             {"error", "ICMP errors about a flow that left with the service address", Served},
+	programsEventSTRIPPED:          {"stripped", "requests that the option was taken out of", Served},
+	programsEventDECAPSULATED:      {"decapsulated", "requests that an outer header was taken off", Served},
+	programsEventUNTRUSTED_GATEWAY: {"untrusted-gateway", "named a service, and came from none of the trusted gateways", Ignored},
+	programsEventUNLISTED_SERVICE:  {"unlisted-service", "named a service that is not listed", Ignored},
+	programsEventOWN_SIDE:          {"own-side", "named a service, and came from an address of this node", Ignored},
+	programsEventOPTION_MALFORMED:  {"option-malformed", "named a service in a header that is not sound", Ignored},
+	programsEventOTHER_PROTOCOL:    {"other-protocol", "named a service for a packet that is neither TCP nor UDP", Ignored},
+	programsEventSERVICE_COLLISION: {"service-collision", "another service address had a flow with the same client and backend port", Dropped},
+	programsEventTABLE_FULL:        {"table-full", "the flow table had no room for a new flow", Dropped},
+	programsEventFRAGMENT_UNKNOWN:  {"fragment-unknown", "later fragment in an outer header whose first one did not come before", Ignored},
+	programsEventREWRITE_FAILED:    {"rewrite-failed", "the kernel could not change the packet", Dropped},
+}
+
+// Counters reads every counter, in a fixed order. They count from the first start
+// after which the programs stayed attached.
+func (a *Agent) Counters() ([]Counter, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	counters := make([]Counter, len(events))
+	var perCPU []uint64
+	for i, e := range events {
+		if err := a.objects.Counters.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("counter %s of the DSR agent: bpf(BPF_MAP_LOOKUP_ELEM): %w", e.name, err)
+		}
+		counters[i] = Counter{Name: e.name, Text: e.text, Fate: e.fate}
+		for _, n := range perCPU {
+			counters[i].Packets += n
+		}
+	}
+	return counters, nil
+}
