@@ -21,16 +21,16 @@ import (
 // The services of the lab: clients outside and inside, backends inside; the address
 // is nobody's on the outside segment, but for the gateway's answers to ARP.
 const (
-	labVIP     = "198.51.100.10"
-	labService = labVIP + ":80"
-	largeBody  = 4 << 20
+	labVIP    = "198.51.100.10"
+	largeBody = 4 << 20
 )
 
 // serviceLab is a lab whose inside hosts serve HTTP and UDP echo on port 8080.
 type serviceLab struct {
 	*puntLab
 	program, file string
-	mode, extra   string
+	mode, vip     string
+	port          int
 	backends      []string
 	dir           string
 	mu            sync.Mutex
@@ -43,11 +43,15 @@ func (l *serviceLab) config() string {
 		list = append(list, fmt.Sprintf("{address: %s, port: 8080}", b))
 	}
 	return lab.Config(filepath.Join(l.dir, "control.sock")) + fmt.Sprintf(`services:
-  - {name: web, address: %s, port: 80, protocols: [tcp, udp], mode: %s, algorithm: maglev, backends: [%s]}
-%s`, labVIP, l.mode, strings.Join(list, ", "), l.extra)
+  - {name: web, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, backends: [%s]}
+`, l.vip, l.port, l.mode, strings.Join(list, ", "))
 }
 
 func newServiceLab(t *testing.T, program, mode string) *serviceLab {
+	return newServiceLabAt(t, program, mode, labVIP, 80, lab.Client1Address, lab.Client2Address)
+}
+
+func newServiceLabAt(t *testing.T, program, mode, vip string, port int, backends ...string) *serviceLab {
 	t.Helper()
 	top, err := lab.Up(lab.Options{})
 	if err != nil {
@@ -57,7 +61,7 @@ func newServiceLab(t *testing.T, program, mode string) *serviceLab {
 	l := &serviceLab{
 		puntLab: &puntLab{Topology: top, t: t, client: control.NewClient(filepath.Join(dir, "control.sock"))},
 		program: program, file: filepath.Join(dir, "sluice.yaml"), dir: dir, mode: mode, seen: map[string]int{},
-		backends: []string{lab.Client1Address, lab.Client2Address},
+		backends: backends, vip: vip, port: port,
 	}
 	t.Cleanup(func() {
 		if err := top.Close(); err != nil {
@@ -127,7 +131,7 @@ func (l *serviceLab) serve(host *lab.Namespace, addr string) {
 
 // get asks the service from a host, by curl.
 func (l *serviceLab) get(host *lab.Namespace, path string) (body string, err error) {
-	cmd := exec.Command("curl", "-sS", "--max-time", "20", "http://"+labService+path)
+	cmd := exec.Command("curl", "-sS", "--max-time", "20", fmt.Sprintf("http://%s:%d%s", l.vip, l.port, path))
 	var out, problem bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problem
 	if err := host.Start(cmd); err != nil {
@@ -143,7 +147,7 @@ func (l *serviceLab) get(host *lab.Namespace, path string) (body string, err err
 func (l *serviceLab) ask(host *lab.Namespace, text string) (string, error) {
 	var c net.Conn
 	if err := host.Do(func() (err error) {
-		c, err = net.Dial("udp4", labService)
+		c, err = net.Dial("udp4", labVIP+":80")
 		return err
 	}); err != nil {
 		return "", err
