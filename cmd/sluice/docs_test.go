@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,7 +23,7 @@ type shown struct {
 }
 
 var (
-	codeBlock = regexp.MustCompile("^(?:    |\t)(?:sudo )?(?:bin/)?sluice (.*)")
+	codeBlock = regexp.MustCompile("^(?: {4,}|\t)(?:sudo )?(?:bin/)?sluice (.*)")
 	codeSpan  = regexp.MustCompile("`(?:sudo )?(?:bin/)?sluice ([^`]+)`")
 )
 
@@ -97,13 +98,22 @@ func TestDocumentsShowRealCommands(t *testing.T) {
 	}
 }
 
+// documented is the service that the documents have commands for.
+func documented() []control.Service {
+	s := web()
+	for i := range s[0].Backends {
+		s[0].Backends[i].Address = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 20, 30, byte(11 + i)}), 8080)
+	}
+	return s
+}
+
 // TestDocumentsShowCommandsThatRun: those to copy that neither change the
 // machine nor go on for ever are run, against a daemon of the test's and with a
 // file of the test's.
 func TestDocumentsShowCommandsThatRun(t *testing.T) {
 	nat := natted()
 	socket := serve(t, &fake{
-		pools: nat.pools, mappings: nat.mappings,
+		pools: nat.pools, mappings: nat.mappings, services: documented(),
 		drops:  func() control.Drops { return control.Drops{} },
 		reload: func() (control.ReloadResult, error) { return control.ReloadResult{}, nil },
 		explain: func(control.Question) (control.Explanation, error) {
@@ -119,6 +129,9 @@ func TestDocumentsShowCommandsThatRun(t *testing.T) {
 			continue
 		}
 		args := slices.Clone(s.args)
+		if len(args) == 1 && args[0] == "check" { // of the file in /etc
+			args = append(args, "--config", "FILE")
+		}
 		for i := range args {
 			if strings.HasSuffix(args[i], ".yaml") || args[i] == "FILE" {
 				args[i] = config

@@ -24,7 +24,11 @@ gzip -9n "$root"/share/man/man8/*.8
 bin/sluice completion bash >"$root/share/bash-completion/completions/sluice"
 bin/sluice completion zsh >"$root/share/zsh/vendor-completions/_sluice"
 bin/sluice completion fish >"$root/share/fish/vendor_completions.d/sluice.fish"
-install -m 644 README.md LICENSE docs/*.md internal/packaging/60-sluice.conf "$root/share/doc/sluice/"
+install -m 644 LICENSE docs/*.md internal/packaging/60-sluice.conf "$root/share/doc/sluice/"
+# README lies beside the other documents there, not above them.
+sed 's|](docs/|](|g' README.md >"$root/share/doc/sluice/README.md"
+sed -i 's|](\.\./README|](README|g' "$root"/share/doc/sluice/*.md
+install -m 644 -D -t "$root/share/doc/sluice/dashboards" internal/metrics/dashboards/*
 for dir in docs/*/; do
 	[ ! -d "$dir" ] || cp -r "$dir" "$root/share/doc/sluice/"
 done

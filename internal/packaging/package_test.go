@@ -84,7 +84,8 @@ func TestPackageInstall(t *testing.T) {
 		t.Errorf("version %s: %s", version, out)
 	}
 	for _, path := range []string{"usr/share/man/man8/sluice.8.gz", "usr/share/man/man8/sluice-explain.8.gz",
-		"usr/share/bash-completion/completions/sluice", "usr/share/doc/sluice/copyright", "usr/share/doc/sluice/operations.md"} {
+		"usr/share/bash-completion/completions/sluice", "usr/share/doc/sluice/copyright", "usr/share/doc/sluice/operations.md", "usr/share/doc/sluice/README.md",
+		"usr/share/doc/sluice/dashboards/grafana.json", "usr/share/doc/sluice/dashboards/alerts.yaml"} {
 		if st, err := os.Stat(filepath.Join(root, path)); err != nil || st.Size() == 0 {
 			t.Errorf("%s: %v", path, err)
 		}
