@@ -165,12 +165,12 @@ func (a *account) arrive(name string) error {
 	return nil
 }
 
-// comesFromOutside guesses by the addresses: to a source or an external address,
-// and not from a source.
+// comesFromOutside guesses by the addresses: to a source, an external address or a
+// service, and not from a source.
 func (a *account) comesFromOutside() bool {
 	_, from := covering(a.Config.Masquerade.Sources, a.p.Src)
 	_, to := covering(a.Config.Masquerade.Sources, a.p.Dst)
-	return !from && (to || a.Table.External(a.p.Dst) != nil)
+	return !from && (to || a.Table.External(a.p.Dst) != nil || a.serves(a.p.Dst))
 }
 
 func (a *account) arriveOn(in fib.PortID, why string) {

@@ -149,7 +149,7 @@ func (a *account) balanced() bool {
 func (a *account) tellUnflowed() bool {
 	o := &a.outcome
 	switch {
-	case o.Echoed:
+	case o.Echo && a.serves(a.p.Dst):
 		a.decide(stageService, 0, "%s is a service's address: the gateway answers pings to it", fib.Addr(a.p.Dst))
 	case o.Direct:
 		a.decide(stageService, 0, "a backend's node answers the client itself, with the service's address: it passes as it is")
@@ -164,8 +164,8 @@ func (a *account) tellUnflowed() bool {
 	a.tellNeighbour()
 	to := a.tuple(o.To)
 	a.e.Translated, a.e.Out = &to, a.name(o.Hop.Port)
-	if o.Echoed {
-		a.conclude("answer", "answer")
+	if o.Echo {
+		a.conclude("answer echo", "answer-echo")
 	} else {
 		a.conclude("forward", "forward")
 	}

@@ -108,11 +108,11 @@ func (a *account) tellFate(r *gateway.TraceRecord) {
 	case gateway.Answered:
 		a.e.Out = a.name(r.Out)
 		if r.Outcome.Echo {
-			a.decide(stageDeparture, 0, "an echo request to an address that NAT alone has: answered")
+			a.decide(stageDeparture, 0, "an echo request to an address that the host does not hold: answered")
 			a.conclude("answer echo", "answer-echo")
 			return
 		}
-		a.decide(stageDeparture, 0, "an ARP request for an external address that the host does not hold: answered")
+		a.decide(stageDeparture, 0, "an ARP request for an external or service address that the host does not hold: answered")
 		a.conclude("answer ARP", "answer-arp")
 	case gateway.Waiting:
 		a.decide(stageDeparture, 0, "a copy waits for the first fragment of its datagram")
@@ -133,6 +133,8 @@ func (a *account) tellError(r *gateway.TraceRecord) {
 	switch {
 	case r.Error != gateway.NoError:
 		a.decide(stageError, 0, "the sender is told: ICMP %s leaves by %s, from %s to %s", r.Error, a.name(r.Out), fib.Addr(r.Left.Src), fib.Addr(r.Left.Dst))
+	case r.Reset:
+		a.decide(stageError, 0, "the client is told: a reset leaves by %s, from %s to %s", a.name(r.Out), fib.Addr(r.Left.Src), fib.Addr(r.Left.Dst))
 	case r.ErrorLimited:
 		a.decide(stageError, 0, "the sender is not told: too many ICMP errors were sent just now")
 	}

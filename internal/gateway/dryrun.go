@@ -22,7 +22,6 @@ type Outcome struct {
 	To         conntrack.Tuple // as it leaves; port 0 where Mapping.Origin is PortSearched or PortShared
 	Hop        fib.Hop         // by which way, where it leaves
 
-	Echoed bool // it is a ping to a service address, and the gateway answers
 	Direct bool // it is a backend's own answer to a client, and passes as it is
 
 	// Answer and Back are what becomes of what comes back to it: why an answer

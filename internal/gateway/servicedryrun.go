@@ -12,7 +12,7 @@ func (s *Snapshot) foretellService(o *Outcome, flows *conntrack.Worker, in fib.P
 	arriving := key(p)
 	switch s.serviceTakes(flows, in, p, now) {
 	case takesEcho:
-		o.Echoed, o.To = true, arriving.Reverse()
+		o.Echo, o.To = true, arriving.Reverse()
 		o.Hop, o.Reason = s.echoHop(flows.Table(), in, p)
 		o.Waits = o.Reason == verdict.None && o.Hop.State == fib.Unresolved
 	case takesExpired:

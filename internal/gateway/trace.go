@@ -89,6 +89,7 @@ type TraceRecord struct {
 	Fate         Fate
 	Reason       verdict.Reason // of Dropped and Punted
 	Error        ErrorKind      // sent to the sender about it
+	Reset        bool           // sent to the client about it
 	ErrorLimited bool           // one was due, and the limit was reached
 	Out          fib.PortID     // by which it left, or will; or the error did
 	Left         packet.Packet  // as it left, or waits; or the error did
@@ -121,7 +122,7 @@ func (r *TraceRecord) Arrived() conntrack.Tuple { return key(&r.Packet) }
 
 // Leaves is the tuple with which it left, or waits to, and whether it did.
 func (r *TraceRecord) Leaves() (conntrack.Tuple, bool) {
-	return key(&r.Left), r.Left.End != 0 && r.Error == NoError && r.Fate != Answered
+	return key(&r.Left), r.Left.End != 0 && r.Error == NoError && !r.Reset && r.Fate != Answered
 }
 
 // tap is one worker's part of a trace: a ring for one writer and one reader, and
@@ -264,6 +265,7 @@ func (w *Worker) findOut(t *tap, held int) {
 	r.Completed = c.Completed != b.Completed
 	r.Fragments = int(c.Fragments - b.Fragments)
 	r.ErrorLimited = c.ErrorsLimited != b.ErrorsLimited
+	r.Reset = c.Services.Resets != b.Services.Resets
 	if c.ARPReplies != b.ARPReplies || c.EchoReplies != b.EchoReplies {
 		r.Fate = Answered
 	}
