@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/internal/fib"
 	"sluice/internal/lab"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
@@ -68,6 +69,9 @@ func (c *capture) read(port uint16) {
 		var p packet.Packet
 		if packet.Parse(buffer[:n], &p) != verdict.None || p.Proto != packet.ProtoTCP || p.DstPort != port {
 			continue
+		}
+		if fib.Addr(p.Src).String() == lab.GatewayInside {
+			continue // a probe
 		}
 		c.mu.Lock()
 		c.frames = append(c.frames, bytes.Clone(buffer[:n]))

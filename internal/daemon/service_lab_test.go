@@ -31,6 +31,8 @@ type serviceLab struct {
 	program, file string
 	mode, vip     string
 	port          int
+	check         string // of the backends' health; "" is none
+	listeners     map[string]net.Listener
 	backends      []string
 	dir           string
 	mu            sync.Mutex
@@ -43,8 +45,8 @@ func (l *serviceLab) config() string {
 		list = append(list, fmt.Sprintf("{address: %s, port: 8080}", b))
 	}
 	return lab.Config(filepath.Join(l.dir, "control.sock")) + fmt.Sprintf(`services:
-  - {name: web, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, backends: [%s]}
-`, l.vip, l.port, l.mode, strings.Join(list, ", "))
+  - {name: web, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, health-check: %s, backends: [%s]}
+`, l.vip, l.port, l.mode, l.check, strings.Join(list, ", "))
 }
 
 func newServiceLab(t *testing.T, program, mode string) *serviceLab {
@@ -60,7 +62,8 @@ func newServiceLabAt(t *testing.T, program, mode, vip string, port int, backends
 	dir := t.TempDir()
 	l := &serviceLab{
 		puntLab: &puntLab{Topology: top, t: t, client: control.NewClient(filepath.Join(dir, "control.sock"))},
-		program: program, file: filepath.Join(dir, "sluice.yaml"), dir: dir, mode: mode, seen: map[string]int{},
+		program: program, file: filepath.Join(dir, "sluice.yaml"), dir: dir, mode: mode, seen: map[string]int{}, listeners: map[string]net.Listener{},
+		check:    "{type: http, interval: 1s, timeout: 1s, rise: 1, fall: 2}",
 		backends: backends, vip: vip, port: port,
 	}
 	t.Cleanup(func() {
@@ -114,6 +117,7 @@ func (l *serviceLab) serve(host *lab.Namespace, addr string) {
 		}
 		fmt.Fprintf(w, "%s served %s", addr, from)
 	})}
+	l.listeners[addr] = tcp
 	go server.Serve(tcp)
 	l.t.Cleanup(func() { server.Close() })
 	l.t.Cleanup(func() { udp.Close() })
@@ -217,6 +221,7 @@ func testServiceLab(t *testing.T, program, mode string) {
 	l.listed(t)
 	l.drained(t)
 	l.removed(t)
+	l.died(t)
 }
 
 // listed: flows and services are listed with what belongs to them.
@@ -313,6 +318,53 @@ func (l *serviceLab) removed(t *testing.T) {
 		body, err := l.get(l.Server1, "/")
 		if err != nil || !strings.HasPrefix(body, lab.Client2Address+" ") {
 			t.Fatalf("%q, %v", body, err)
+		}
+	}
+}
+
+// died: the probes find a server that is gone, and new connections avoid it; status
+// says so where none is left.
+func (l *serviceLab) died(t *testing.T) {
+	t.Helper()
+	l.backends = []string{lab.Client1Address, lab.Client2Address}
+	l.write()
+	if _, err := l.client.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.listeners[lab.Client1Address].Close()
+	l.await(t, "dead", 1)
+	for range 10 {
+		if body, err := l.get(l.Server1, "/"); err != nil || !strings.HasPrefix(body, lab.Client2Address+" ") {
+			t.Fatalf("%q, %v", body, err)
+		}
+	}
+	l.listeners[lab.Client2Address].Close()
+	l.await(t, "dead", 2)
+	s, err := l.client.Status(t.Context())
+	if err != nil || len(s.Degraded) != 2 {
+		t.Errorf("%+v, %v", s.Degraded, err)
+	}
+}
+
+// await waits until n backends of the TCP service are in a state.
+func (l *serviceLab) await(t *testing.T, state string, n int) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		list, err := l.client.Services(t.Context(), "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for _, b := range list[0].Backends {
+			if b.State == state && b.Health != nil && !b.Health.Healthy {
+				got++
+			}
+		}
+		if got == n {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d backends are %s, want %d: %+v", got, state, n, list[0].Backends)
 		}
 	}
 }
