@@ -60,6 +60,17 @@ func TestForwardsLab(t *testing.T) {
 		l.raw(t, l.Client1, lab.Client1Address, lab.GatewayOutside)
 		l.raw(t, l.Client2, lab.Client2Address, oneToOne)
 	})
+	t.Run("the interface's own address is shown as its", func(t *testing.T) {
+		s, err := l.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range s.Masquerade.Addresses {
+			if a.Address.String() == lab.GatewayOutside && a.Interface != "outside" {
+				t.Errorf("%s is shown as of %q", a.Address, a.Interface)
+			}
+		}
+	})
 	t.Run("a reload takes them away", func(t *testing.T) { l.withoutForwards(t, forwards) })
 }
 

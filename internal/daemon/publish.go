@@ -124,10 +124,13 @@ func (p *publisher) wanted() map[uint32]*external {
 	use := func(addr uint32, port fib.PortID, pool bool) {
 		w := wanted[addr]
 		if w == nil {
-			w = &external{of: port}
+			w = &external{}
 			wanted[addr] = w
 		}
 		w.pool = w.pool || pool
+		if !pool {
+			w.of = port
+		}
 		w.ports = append(w.ports, port)
 	}
 	list, _ := forwards(p.config, p.primary)
