@@ -1,7 +1,9 @@
 // Package docs is the test that holds documents to the program: docs/rfc.md to
 // code, tests and citations, both ways, docs/words.md to the words that the
-// packages print, and links to what they point at. It has no code of its own.
+// packages print, and links, files and targets of make to what is there. It has no
+// code of its own.
 //
-// The reference of the configuration is held by internal/config, and the command
-// lines that documents show by cmd/sluice: they need what those do not export.
+// The reference of the configuration and the keys that documents name are held by
+// internal/config, command lines and what they print by cmd/sluice, and metrics by
+// internal/metrics: they need what those do not export.
 package docs
