@@ -24,17 +24,19 @@ func detachCommand(a *app) *cobra.Command {
 		Short: "Take the steering program away",
 		Long: `Detach takes the steering program and its pins off the interfaces of this network
 namespace, so that the kernel gets their packets again: off all of them, or with
---config off those that the file lists. It needs no daemon. Nothing attached is no
-error.`,
+--config off those that the file lists, and likewise the programs of the DSR agent, as
+dsr-agent. It needs no daemon. Nothing attached is no error.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			all := !c.Flags().Changed("config")
 			var listed []string
+			agentListed := false
 			if !all {
 				cfg, err := a.load(path)
 				if err != nil {
 					return err
 				}
+				agentListed = len(cfg.DSRAgent.Interfaces) > 0
 				for _, f := range cfg.Interfaces {
 					listed = append(listed, f.Name)
 				}
@@ -43,6 +45,13 @@ error.`,
 				return errors.New("detach: only root may change XDP programs; run the command with sudo")
 			}
 			names, err := daemon.Detach(all, listed)
+			if all || agentListed {
+				there, agentErr := daemon.DetachAgent()
+				if there {
+					names = append(names, "dsr-agent")
+				}
+				err = errors.Join(err, agentErr)
+			}
 			return errors.Join(a.printDetached(names, err == nil), err)
 		},
 	}

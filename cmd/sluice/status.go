@@ -48,6 +48,10 @@ not as it should be; each such thing is listed last, with what to do.`,
 
 // writeStatus writes what people read. Writing to a buffer cannot fail.
 func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
+	if s.DSRAgent != nil && len(s.Interfaces) == 0 {
+		writeBackend(w, s)
+		return
+	}
 	writeSummary(w, s)
 	writeInterfaces(w, s.Interfaces)
 	writeQueues(w, s.Interfaces, verbose)
@@ -55,6 +59,7 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 	writeAddresses(w, &s.Masquerade)
 	writePunts(w, &s.Punts)
 	writeRouter(w, &s.Router)
+	writeAgent(w, s.DSRAgent)
 	if verbose {
 		writeExclusions(w, s.Masquerade.Exclusions)
 		writeCounters(w, s.Steering.Counters)
@@ -63,11 +68,15 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 	writeList(w, "Not followed", s.Unsupported)
 	writeList(w, "Bypassed by steered packets", s.Netfilter)
 	writeList(w, "Configuration warnings", s.Config.Warnings)
-	if len(s.Degraded) == 0 {
+	writeDegraded(w, s.Degraded)
+}
+
+func writeDegraded(w io.Writer, list []control.Degradation) {
+	if len(list) == 0 {
 		return
 	}
 	fmt.Fprintf(w, "\nDegraded:\n")
-	for _, d := range s.Degraded {
+	for _, d := range list {
 		fmt.Fprintf(w, "  - %s\n", d.What)
 		if d.Remedy != "" {
 			fmt.Fprintf(w, "    %s\n", d.Remedy)

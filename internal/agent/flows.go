@@ -30,13 +30,14 @@ type Flow struct {
 type State uint8
 
 const (
-	Opening     State = iota // the server has not answered
-	Established              // TCP
-	HalfClosed               // one FIN
-	TimeWait                 // both
+	Opening State = iota // TCP, the server has not answered
+	Established
+	HalfClosed // one FIN
+	TimeWait   // both
 	Reset
-	Replied // UDP
 	SynReceived
+	Unreplied // UDP
+	Replied
 )
 
 // enum flow_state of the C source.
@@ -55,7 +56,7 @@ func stateOf(protocol uint8, bits uint32) State {
 	case protocol != unix.IPPROTO_TCP && bits&answered != 0:
 		return Replied
 	case protocol != unix.IPPROTO_TCP:
-		return Opening
+		return Unreplied
 	case bits&reset != 0:
 		return Reset
 	case bits&fins == fins:
@@ -70,19 +71,19 @@ func stateOf(protocol uint8, bits uint32) State {
 	return Opening
 }
 
-func (t *Timeouts) of(protocol uint8, s State) time.Duration {
-	switch {
-	case protocol != unix.IPPROTO_TCP && s == Opening:
+func (t *Timeouts) of(s State) time.Duration {
+	switch s {
+	case Unreplied:
 		return t.Unreplied
-	case s == Replied:
+	case Replied:
 		return t.UDP
-	case s == Reset:
+	case Reset:
 		return t.Closed
-	case s == TimeWait:
+	case TimeWait:
 		return t.TimeWait
-	case s == HalfClosed, s == SynReceived:
+	case HalfClosed, SynReceived:
 		return t.Transitory
-	case s == Established:
+	case Established:
 		return t.Established
 	}
 	return t.Opening
@@ -107,44 +108,56 @@ func now() uint64 {
 
 const batch = 1024 // flows read by one system call
 
-// each calls f with every flow, in no order, until it returns false. A flow that
-// comes or goes meanwhile may be missed.
-func (a *Agent) each(f func(*programsFlowKey, *programsFlow) bool) error {
-	keys, values := make([]programsFlowKey, batch), make([]programsFlow, batch)
-	var cursor ebpf.MapBatchCursor
-	for {
-		n, err := a.objects.Flows.BatchLookup(&cursor, keys, values, nil)
-		for i := range n {
-			if !f(&keys[i], &values[i]) {
-				return nil
-			}
-		}
-		switch {
-		case errors.Is(err, ebpf.ErrKeyNotExist):
-			return nil
-		case err != nil:
-			return fmt.Errorf("flows of the DSR agent: bpf(BPF_MAP_LOOKUP_BATCH): %w", err)
-		}
-	}
+// Cursor is how far a walk over the flows has come. The zero value begins one.
+type Cursor struct {
+	Done   bool
+	at     ebpf.MapBatchCursor
+	keys   []programsFlowKey
+	values []programsFlow
 }
 
-// Flows calls yield with every live flow until it returns false.
-func (a *Agent) Flows(yield func(Flow) bool) error {
-	t, at, wall := a.timeouts(), now(), time.Now()
-	return a.each(func(k *programsFlowKey, v *programsFlow) bool {
-		s := stateOf(k.Protocol, v.State)
-		left := t.of(k.Protocol, s) - since(at, v.Seen)
-		if left <= 0 {
-			return true
+// read reads the next flows: keys and values of the cursor up to n.
+func (a *Agent) read(c *Cursor) (n int, err error) {
+	if c.keys == nil {
+		c.keys, c.values = make([]programsFlowKey, batch), make([]programsFlow, batch)
+	}
+	n, err = a.objects.Flows.BatchLookup(&c.at, c.keys, c.values, nil)
+	switch {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		c.Done = true
+	case err != nil:
+		return 0, fmt.Errorf("flows of the DSR agent: bpf(BPF_MAP_LOOKUP_BATCH): %w", err)
+	}
+	return n, nil
+}
+
+// Next appends some more live flows to list, at least one unless the walk is done.
+// A flow that comes or goes meanwhile may be missed.
+func (a *Agent) Next(c *Cursor, list []Flow) ([]Flow, error) {
+	before, t := len(list), a.timeouts()
+	for !c.Done && len(list) == before {
+		n, err := a.read(c)
+		if err != nil {
+			return list, err
 		}
-		return yield(Flow{
-			Protocol: k.Protocol, State: s, Timeout: left, Created: wall.Add(-since(at, v.Created)),
-			Client:  endpoint(k.Client, k.ClientPort),
-			Backend: endpoint(k.Backend, k.BackendPort),
-			Service: endpoint(v.Vip, v.VipPort),
-			Packets: v.Packets, Bytes: v.Bytes,
-		})
-	})
+		at, wall := now(), time.Now()
+		for i := range n {
+			k, v := &c.keys[i], &c.values[i]
+			s := stateOf(k.Protocol, v.State)
+			left := t.of(s) - since(at, v.Seen)
+			if left <= 0 {
+				continue
+			}
+			list = append(list, Flow{
+				Protocol: k.Protocol, State: s, Timeout: left, Created: wall.Add(-since(at, v.Created)),
+				Client:  endpoint(k.Client, k.ClientPort),
+				Backend: endpoint(k.Backend, k.BackendPort),
+				Service: endpoint(v.Vip, v.VipPort),
+				Packets: v.Packets, Bytes: v.Bytes,
+			})
+		}
+	}
+	return list, nil
 }
 
 // since is at - then, not negative: the programs' clock is a coarse one, and a
@@ -155,14 +168,20 @@ func since(at, then uint64) time.Duration { return max(time.Duration(at-then), 0
 func (a *Agent) expire() (left int, err error) {
 	t, at := a.timeouts(), now()
 	var over []programsFlowKey
-	err = a.each(func(k *programsFlowKey, v *programsFlow) bool {
-		if since(at, v.Seen) > t.of(k.Protocol, stateOf(k.Protocol, v.State)) {
-			over = append(over, *k)
-		} else {
-			left++
+	var c Cursor
+	for !c.Done {
+		n, err := a.read(&c)
+		if err != nil {
+			return left, err
 		}
-		return true
-	})
+		for i := range n {
+			if since(at, c.values[i].Seen) > t.of(stateOf(c.keys[i].Protocol, c.values[i].State)) {
+				over = append(over, c.keys[i])
+			} else {
+				left++
+			}
+		}
+	}
 	for i := range over {
 		err = errors.Join(err, a.expireOne(&over[i], at, &t))
 	}
@@ -173,7 +192,7 @@ func (a *Agent) expire() (left int, err error) {
 func (a *Agent) expireOne(k *programsFlowKey, at uint64, t *Timeouts) error {
 	var v programsFlow
 	err := a.objects.Flows.Lookup(k, &v)
-	if err == nil && since(at, v.Seen) > t.of(k.Protocol, stateOf(k.Protocol, v.State)) {
+	if err == nil && since(at, v.Seen) > t.of(stateOf(k.Protocol, v.State)) {
 		err = a.objects.Flows.Delete(k)
 	}
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -186,4 +205,20 @@ func (a *Agent) timeouts() Timeouts {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.config.Timeouts
+}
+
+// Remove takes a flow away, and says whether it was there.
+func (a *Agent) Remove(f *Flow) (bool, error) {
+	k := programsFlowKey{
+		Client: networkOrder32(f.Client.Addr()), ClientPort: f.Client.Port()>>8 | f.Client.Port()<<8,
+		Backend: networkOrder32(f.Backend.Addr()), BackendPort: f.Backend.Port()>>8 | f.Backend.Port()<<8, Protocol: f.Protocol,
+	}
+	err := a.objects.Flows.Delete(&k)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("flows of the DSR agent: bpf(BPF_MAP_DELETE_ELEM): %w", err)
+	}
+	return true, nil
 }

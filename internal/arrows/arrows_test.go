@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 	"internal/metrics": {"internal/control"},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
-		"internal/explain", "internal/filter", "internal/bypass", "internal/metrics",
+		"internal/explain", "internal/filter", "internal/bypass", "internal/metrics", "internal/agent",
 		"internal/gateway", "internal/fragment", "internal/route", "internal/health", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},

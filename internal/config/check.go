@@ -10,7 +10,8 @@ import (
 // check reports what is wrong between keys and with values that were readable.
 // Where something was refused already it does not complain of the consequence.
 func (d *decoder) check(c *Config) {
-	d.checkInterfaces(c.Interfaces)
+	d.checkInterfaces(c)
+	d.checkAgent(&c.DSRAgent)
 	d.checkMasquerade(c)
 	d.checkForwards(c)
 	d.checkServices(c)
@@ -18,8 +19,12 @@ func (d *decoder) check(c *Config) {
 	d.checkRest(c)
 }
 
-func (d *decoder) checkInterfaces(list []Interface) {
+func (d *decoder) checkInterfaces(c *Config) {
 	const key = "interfaces"
+	list := c.Interfaces
+	if len(list) == 0 && len(c.DSRAgent.Interfaces) > 0 {
+		return // a node that is only a backend
+	}
 	if len(list) == 0 && !d.failed(key) {
 		d.mistake(d.line(key), key, "none is listed; list at least one, such as {name: eth1, role: inside} and {name: eth0, role: outside}")
 		return
@@ -108,7 +113,8 @@ func (d *decoder) checkRoles(c *Config) {
 		return
 	}
 	if len(m.Sources) == 0 {
-		if !d.failed(sources) {
+		backendOnly := len(c.Interfaces) == 0 && len(c.DSRAgent.Interfaces) > 0
+		if !d.failed(sources) && !backendOnly {
 			d.warn(d.line(sources), sources, "is empty: nothing is masqueraded; list the inside networks, or set masquerade.enabled: false")
 		}
 		return

@@ -185,7 +185,7 @@ func TestNotYetKeysExist(t *testing.T) {
 	}
 	for key, want := range map[string]bool{
 		"masquerade.hairpin": true, "interfaces[].mode": true, "conntrack.timeouts.udp": true,
-		"masquerade.mapping": true, "nat-log.ipfix": false, "services": true, "services[].name": true, "dsr.dispatch": true, "dsr-agent": false,
+		"masquerade.mapping": true, "nat-log.ipfix": false, "services": true, "services[].name": true, "dsr.dispatch": true, "dsr-agent": true, "filter": false,
 	} {
 		if Supported(key) != want {
 			t.Errorf("Supported(%s) is %v", key, !want)

@@ -12,7 +12,6 @@ import (
 // stands for all keys under it. A release that brings a feature removes its line.
 var notYet = []struct{ key, feature string }{
 	{"interfaces[].vlan", "VLAN sub-interfaces"},
-	{"dsr-agent", "the DSR agent"},
 	{"nat-log", "NAT logging"},
 	{"filter", "packet filtering"},
 }

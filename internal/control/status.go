@@ -36,6 +36,7 @@ type Status struct {
 	PortSearch    PortSearch    `json:"port_search"`
 	Unsupported   []string      `json:"unsupported"` // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`   // nft, iptables and tc rules that steered packets bypass, in words
+	DSRAgent      *DSRAgent     `json:"dsr_agent"`   // null: this node is no agent
 }
 
 // Degradation is one thing that is not as it should be, and what to do.

@@ -59,6 +59,7 @@ type Daemon struct {
 	watching      flowWatch
 	watchdog      watchdog
 	metrics       *metrics.Listener
+	dsrAgent      dsrAgent
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -88,8 +89,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer listener.Close()
+	if len(c.Interfaces) == 0 {
+		return runBackend(ctx, o, began, c, warnings, listener)
+	}
 	d := &Daemon{
-		options: o, log: o.Logger, started: began,
+		options: o, log: o.Logger, started: began, dsrAgent: dsrAgent{log: o.Logger},
 		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest), commands: make(chan command), tracing: make(chan struct{}, 1),
 	}
 	d.config = c
@@ -187,7 +191,10 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	}
 	d.refresh()
 	defer took.done("attach")
-	return d.plane.start()
+	if err := d.plane.start(); err != nil {
+		return err
+	}
+	return d.dsrAgent.configure(c)
 }
 
 // housekeeping is how often the ports of the host's own sockets are read, so
@@ -325,7 +332,9 @@ func (d *Daemon) takeDown() error {
 	d.open.Lock()
 	d.closed = true
 	d.open.Unlock()
+	agentErr := d.dsrAgent.close(d.options.DetachOnExit)
 	left, err := d.plane.close(d.options.DetachOnExit, d.config.OnFailure)
+	err = errors.Join(err, agentErr)
 	if d.mirror != nil {
 		d.mirror.Close()
 	}

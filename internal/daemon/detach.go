@@ -4,8 +4,13 @@ import (
 	"errors"
 	"net"
 
+	"sluice/internal/agent"
 	"sluice/xdp"
 )
+
+// DetachAgent takes the DSR agent's programs, flows and pins out of this network
+// namespace, and says whether there were any.
+func DetachAgent() (bool, error) { return agent.Detach() }
 
 // Detach takes the steering program and its pins off the named interfaces of
 // this network namespace, off all that have it where all is true, whether a

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"sluice/conntrack"
@@ -14,13 +15,18 @@ import (
 // Flows implements control.Gateway.
 func (d *Daemon) Flows(ctx context.Context, filter control.Filter, yield func(control.Flow) error) error {
 	var err error
-	d.eachFlow(func(f *control.Flow) bool {
+	one := func(f *control.Flow) bool {
 		if err = ctx.Err(); err == nil && filter.Match(f) {
 			err = yield(*f)
 		}
 		return err == nil
-	})
-	return err
+	}
+	d.eachFlow(one)
+	if err != nil {
+		return err
+	}
+	failed := d.dsrAgent.flows(one)
+	return errors.Join(err, failed)
 }
 
 // CountFlows implements control.Gateway.
@@ -28,17 +34,18 @@ func (d *Daemon) CountFlows(ctx context.Context, filter control.Filter) (control
 	var c conntrack.Counts
 	d.look(func() { c = d.plane.table.Count() })
 	out := control.FlowCount{Count: c.Flows, Capacity: c.FlowCapacity}
-	if filter.All() {
-		return out, nil
-	}
-	out.Count = 0
-	d.eachFlow(func(f *control.Flow) bool {
+	one := func(f *control.Flow) bool {
 		if filter.Match(f) {
 			out.Count++
 		}
 		return ctx.Err() == nil
-	})
-	return out, ctx.Err()
+	}
+	if !filter.All() {
+		out.Count = 0
+		d.eachFlow(one)
+	}
+	err := d.dsrAgent.flows(one)
+	return out, errors.Join(err, ctx.Err())
 }
 
 // eachFlow calls f with every live flow until it returns false. The data plane may
@@ -107,7 +114,9 @@ func (d *Daemon) FlushFlows(ctx context.Context, filter control.Filter) (out con
 		})
 		return ctx.Err() == nil
 	})
-	return out, ctx.Err()
+	flushed, err := d.dsrAgent.flush(filter)
+	out.Flushed += flushed
+	return out, errors.Join(err, ctx.Err())
 }
 
 // flowOf words a flow for the control socket. boot is the wall time at which

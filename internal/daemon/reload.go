@@ -26,9 +26,14 @@ type reloadAnswer struct {
 // Reload implements control.Gateway: it returns when every worker uses the new
 // configuration, or with the reason why nothing changed.
 func (d *Daemon) Reload(ctx context.Context) (control.ReloadResult, error) {
+	return request(ctx, d.reloads)
+}
+
+// request has a loop reload, and waits for its answer.
+func request(ctx context.Context, reloads chan<- reloadRequest) (control.ReloadResult, error) {
 	r := reloadRequest{done: make(chan reloadAnswer, 1)}
 	select {
-	case d.reloads <- r:
+	case reloads <- r:
 	case <-ctx.Done():
 		return control.ReloadResult{}, ctx.Err()
 	}
@@ -82,9 +87,15 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 		d.balancer.table, d.balancer.states = oldTable, states
 		return control.ReloadResult{}, fmt.Errorf("%s: %w; nothing was changed", path, err)
 	}
+	if err := d.dsrAgent.configure(c); err != nil {
+		back()
+		d.balancer.table = oldTable
+		return control.ReloadResult{}, errors.Join(err, d.dsrAgent.configure(old))
+	}
 	d.config, d.policy = c, pol
 	if err := d.publish(); err != nil {
 		back()
+		err = errors.Join(err, d.dsrAgent.configure(old))
 		d.config, d.policy, d.balancer.table, d.balancer.states = old, oldPolicy, oldTable, states
 		return control.ReloadResult{}, errors.Join(err, d.publish())
 	}

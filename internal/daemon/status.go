@@ -133,6 +133,7 @@ func (d *Daemon) Measure() (s control.Status) {
 		d.routerStatus(&s)
 	})
 	s.Degraded = append(degraded(&s), v.problems...)
+	d.dsrAgent.status(&s)
 	return s
 }
 
@@ -202,6 +203,7 @@ func (d *Daemon) Drops() control.Drops {
 	for _, r := range verdict.All() {
 		out.Reasons = append(out.Reasons, control.Drop{Reason: r.String(), Packets: sum[r], Explanation: r.Explain()})
 	}
+	out.Reasons = append(out.Reasons, d.dsrAgent.drops()...)
 	return out
 }
 
