@@ -34,9 +34,9 @@ type Status struct {
 	Punts         Punts         `json:"punts"`
 	Router        Router        `json:"router"`
 	PortSearch    PortSearch    `json:"port_search"`
-	Unsupported   []string      `json:"unsupported"` // routes and rules that are not followed, in words
-	Netfilter     []string      `json:"netfilter"`   // nft, iptables and tc rules that steered packets bypass, in words
-	DSRAgent      *DSRAgent     `json:"dsr_agent"`   // null: this node is no agent
+	Unsupported   []string      `json:"unsupported"`         // routes and rules that are not followed, in words
+	Netfilter     []string      `json:"netfilter"`           // nft, iptables and tc rules that steered packets bypass, in words
+	DSRAgent      *DSRAgent     `json:"dsr_agent,omitempty"` // absent: this node is no agent
 }
 
 // Degradation is one thing that is not as it should be, and what to do.
@@ -276,6 +276,12 @@ func (s *Status) fill() {
 	list(&s.Steering.Counters)
 	list(&s.Punts.Reasons)
 	list(&s.Router.ICMPErrors)
+	if a := s.DSRAgent; a != nil {
+		list(&a.Interfaces)
+		list(&a.ReplyInterfaces)
+		list(&a.StrictFilter)
+		list(&a.Counters)
+	}
 	list(&s.Flows.ByState)
 	for i := range s.Interfaces {
 		list(&s.Interfaces[i].Addresses)
