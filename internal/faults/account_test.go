@@ -18,6 +18,7 @@ type account struct {
 	steered  uint64 // of them, those that the steering program saw
 	toWorker uint64 // of those, the ones that it gave to a worker
 	lost     uint64 // of these, the ones for which a socket had no room
+	unserved uint64 // those that it dropped, since no worker moved: a busy machine's may not for a second
 
 	received, sent uint64 // by the workers
 	wasted         uint64 // of those sent, the ones that the kernel then dropped
@@ -64,6 +65,9 @@ func (g *gateway) account() (a account) {
 		a.steered += c.Packets
 		if strings.HasPrefix(c.Name, "worker-") {
 			a.toWorker += c.Packets
+		}
+		if c.Name == "failure-dropped" {
+			a.unserved += c.Packets
 		}
 	}
 	for _, i := range s.Interfaces {
@@ -172,7 +176,7 @@ func (r *rig) balance(now, since account) {
 func (r *rig) delivered(now, since account) {
 	r.Helper()
 	sent, received := now.hosts.out-since.hosts.out+now.own-since.own, now.hosts.in-since.hosts.in
-	dropped := now.drops - since.drops + now.lost - since.lost
+	dropped := now.drops - since.drops + now.lost - since.lost + now.unserved - since.unserved
 	links := now.links - since.links
 	r.Logf("%d packets were sent, by hosts and the gateway, and hosts received %d; the gateway counts %d drops, the cables %d", sent, received, dropped, links)
 	if missing := int64(sent-received) - int64(dropped); missing < 0 || missing > int64(links) {
