@@ -12,7 +12,16 @@ import (
 // packets to its backends leave with is not told that nothing is there.
 func TestErrorConfirmsNoGuess(t *testing.T) {
 	r := everythingPair(t)[0]
+	for range announceTimes { // what the start announces
+		r.now += announceEvery
+		r.step()
+	}
+	r.ports[insidePort].sent()
 	inside := r.pointer.Load().Balance.Sources[insidePort]
+	r.send(outsidePort, from{src: server, dst: vip, sport: 5000, dport: servedPort}.tcp(t, packet.TCPSyn))
+	if v := r.one(insidePort); v.packet.Src != inside.Address() || v.packet.SrcPort != 5000 {
+		t.Fatalf("balanced as %+v", v.packet)
+	}
 	for i := range uint16(3) {
 		r.send(outsidePort, from{src: server, dst: inside.Address(), sport: 443 + i, dport: 5000}.tcp(t, packet.TCPSyn))
 		r.now += 7 * conntrack.TicksPerSecond // by when an unsolicited SYN is answered
