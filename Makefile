@@ -25,7 +25,7 @@ FUZZTIME ?= 1m
 SOAKTIME ?= 10m
 MUTATIONS ?= 10000000
 
-.PHONY: all build run demo test lint bench profile generate soak package test-package test-systemd clean help
+.PHONY: all build run demo test lint bench profile generate soak faults package test-package test-systemd clean help
 
 all: build
 
@@ -78,6 +78,9 @@ soak: ## MUTATIONS damaged frames (default ten million) through the pipeline, ra
 			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
 		done; \
 	done
+
+faults: ## faults planted in the code one at a time: each must be noticed by the test that the list names (minutes)
+	SLUICE_FAULTS=all $(GO) test -count=1 -timeout 30m -v -run '^TestFaultsAreNoticed$$' ./internal/plant
 
 # Packages need a version that begins with a digit. Between tags it is 0.0 and the
 # commit's time, so that a later one is newer.

@@ -58,6 +58,7 @@ var mayImport = map[string][]string{
 	"internal/faults": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 
+	"internal/plant":              {},
 	"internal/packaging":          {},
 	"internal/packaging/licences": {},
 
