@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -167,7 +168,7 @@ func (l *agentLab) counter(name string) uint64 {
 func (l *agentLab) echoed(text string) (answer string, err error) {
 	var c net.Conn
 	must(l.t, l.Server1.Do(func() (err error) {
-		c, err = net.Dial("udp4", fmt.Sprintf("%s:%d", labVIP, agentPort))
+		c, err = net.Dial("udp4", net.JoinHostPort(labVIP, strconv.Itoa(agentPort)))
 		return err
 	}))
 	defer c.Close()
@@ -250,7 +251,7 @@ func TestDSRAgentRestartLab(t *testing.T) {
 	l.use("option", lab.Client1Address)
 	var c net.Conn
 	must(t, l.Server1.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp4", fmt.Sprintf("%s:%d", labVIP, agentPort), 20*time.Second)
+		c, err = net.DialTimeout("tcp4", net.JoinHostPort(labVIP, strconv.Itoa(agentPort)), 20*time.Second)
 		return err
 	}))
 	defer c.Close()
