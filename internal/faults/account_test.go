@@ -111,9 +111,8 @@ func (r *rig) countHost(n *lab.Namespace, a *account) {
 			a.links += s.RxDropped + s.TxDropped
 		}
 	}
-	if n == r.top.Gateway {
-		return
-	}
+	// The gateway's kernel is a host, too: it gets answers to flows that gave way in
+	// a full table, and says that nobody waits for them, but not always.
 	var text []byte
 	// Of the thread's namespace; /proc/net is that of the process's first one.
 	r.must(n.Do(func() (err error) {
