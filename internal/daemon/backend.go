@@ -237,6 +237,9 @@ func (n *backendNode) Who(control.Endpoint) (control.Holders, error) {
 
 func (n *backendNode) Services() []control.Service { return nil }
 
+// MeasureServices implements metrics.Source.
+func (n *backendNode) MeasureServices() []control.Service { return nil }
+
 func (n *backendNode) SetDraining(context.Context, string, control.BackendAddress, bool) (control.BackendChange, error) {
 	return control.BackendChange{}, errNoGateway
 }

@@ -28,11 +28,19 @@ func (d *Daemon) backendCounters(id dsr.BackendID) (sum gateway.BackendCounters)
 }
 
 // Services implements control.Gateway.
-func (d *Daemon) Services() (list []control.Service) {
+func (d *Daemon) Services() []control.Service { return d.describeServices(d.liveFlows) }
+
+// MeasureServices implements metrics.Source: all that Services says but the live
+// flows, for which the whole table has to be read.
+func (d *Daemon) MeasureServices() []control.Service {
+	return d.describeServices(func(*dsr.Table) map[dsr.BackendID]int { return nil })
+}
+
+func (d *Daemon) describeServices(count func(*dsr.Table) map[dsr.BackendID]int) (list []control.Service) {
 	d.look(func() {
 		now := d.inForce.Load()
 		table := now.snapshot.Balance.Table
-		live := d.liveFlows(table)
+		live := count(table)
 		at := map[string]*config.Service{}
 		for i := range now.config.Services {
 			at[now.config.Services[i].Name] = &now.config.Services[i]

@@ -11,7 +11,7 @@ import (
 	"sluice/internal/control"
 )
 
-// Source is what a scrape asks. Both must be safe for concurrent use, and must
+// Source is what a scrape asks. All must be safe for concurrent use, and must
 // not block a worker.
 type Source interface {
 	// Measure is the state of the gateway, without what takes long to find out
@@ -20,6 +20,10 @@ type Source interface {
 
 	// Drops returns the counter of every drop reason.
 	Drops() control.Drops
+
+	// MeasureServices describes every service and its backends, but for the flows
+	// that live now.
+	MeasureServices() []control.Service
 }
 
 // NewRegistry returns a registry that asks source.
@@ -71,6 +75,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	s.packets(&status)
 	s.tables(&status)
 	s.nat(&status)
+	s.services(c.source.MeasureServices())
 	for _, d := range c.source.Drops().Reasons {
 		s.count(drops, d.Packets, d.Reason)
 	}

@@ -55,6 +55,14 @@ func (full) Drops() control.Drops {
 	return control.Drops{Reasons: []control.Drop{{Reason: "ports-exhausted", Packets: 4}, {Reason: "filtered"}}}
 }
 
+func (full) MeasureServices() []control.Service {
+	return []control.Service{{Name: "web", Protocol: "tcp", Selectable: 1, Backends: []control.Backend{
+		{Address: netip.MustParseAddrPort("10.0.2.1:80"), State: "active", Health: &control.Health{Probes: 5, Failed: 2},
+			Traffic: control.Traffic{Flows: 3, Packets: control.Directed{Original: 9, Reply: 8}}},
+		{Address: netip.MustParseAddrPort("10.0.2.2:80"), State: "dead"},
+	}}}
+}
+
 // TestNamesAndLabels holds every family to Prometheus' conventions, and the
 // collector to the families: all are there, with the labels that they declare
 // (the registry is pedantic).
