@@ -28,7 +28,7 @@ func BenchmarkPrograms(b *testing.B) {
 	defer o.Close()
 	client, backend := net.IPv4(10, 0, 0, 1).To4(), net.IPv4(10, 0, 0, 2).To4()
 	for port := range uint16(10000) { // so that the table is no toy
-		k := programsFlowKey{Client: 0x0100000a, Backend: 0x0200000a, ClientPort: port, BackendPort: 80 << 8, Protocol: 6}
+		k := programsFlowKey{Client: 0x0100000a, Backend: 0x0200000a, ClientPort: port>>8 | port<<8, BackendPort: 80 << 8, Protocol: 6}
 		if err := o.Flows.Put(&k, &programsFlow{Vip: 0x0200000a, VipPort: 80 << 8}); err != nil {
 			b.Fatal(err)
 		}
