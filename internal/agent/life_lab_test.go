@@ -74,10 +74,11 @@ func TestPathMTU(t *testing.T) {
 	b := gopacket.NewSerializeBuffer()
 	r.must(gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, &ip, &tcp))
 	const mtu = 1000
-	r.standIn.send(r.mac(r.gateway), &layers.IPv4{
-		Version: 4, TTL: 60, Protocol: layers.IPProtocolICMPv4, SrcIP: net.ParseIP("172.18.0.200").To4(), DstIP: net.ParseIP(nodeAddress).To4(),
-	}, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4), Seq: mtu}, gopacket.Payload(b.Bytes()))
 	r.await("the path MTU", func() bool {
+		// Again and again: the server may not have got the handshake's end yet.
+		r.standIn.send(r.mac(r.gateway), &layers.IPv4{
+			Version: 4, TTL: 60, Protocol: layers.IPProtocolICMPv4, SrcIP: net.ParseIP("172.18.0.200").To4(), DstIP: net.ParseIP(nodeAddress).To4(),
+		}, &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4), Seq: mtu}, gopacket.Payload(b.Bytes()))
 		routes, err := r.node.Netlink().RouteGet(net.ParseIP(clientAddress))
 		r.must(err)
 		return routes[0].MTU == mtu
