@@ -81,3 +81,20 @@ func TestLicence(t *testing.T) {
 		}
 	}
 }
+
+// TestCountersDocumented: what an operator sees is explained.
+func TestCountersDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(text), "## The DSR agent")
+	if !ok {
+		t.Fatal("docs/operations.md has no section on the DSR agent")
+	}
+	for _, e := range events {
+		if !strings.Contains(section, "`"+e.name+"`") {
+			t.Errorf("docs/operations.md does not explain %s", e.name)
+		}
+	}
+}
