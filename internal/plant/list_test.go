@@ -96,6 +96,11 @@ var faults = []fault{
 	{"a stale next hop is believed after a reload", "internal/gateway/forward.go",
 		"\tif flow.NextHop(dir)>>16 == uint32(s.Generation) && id != 0 {", "\tif id != 0 {", "internal/gateway.TestReloadedPolicy"},
 
+	{"a quoted address is forgotten", "nat/icmperror.go",
+		"pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quotedTo.Dst, 0)", "pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quoted.Dst, 0)", "internal/gateway.TestFixtures"},
+	{"a fragmented datagram has as many identifications as fragments", "internal/gateway/fragment.go",
+		"x.ID, x.Named = w.idents.next(p.Src, p.Dst, p.Proto), true", "x.ID, x.Named = w.idents.next(p.Src, p.Dst, p.Proto), false", "internal/gateway.TestFixtures"},
+
 	// Routes.
 	{"equal paths do not share evenly", "internal/fib/compile.go",
 		"limit := uint32((sum<<32+total-1)/total - 1)", "limit := uint32((sum<<31+total-1)/total - 1)", "internal/fib.TestMultipath"},
