@@ -15,8 +15,9 @@ type Port struct {
 	sockets []*Socket // all of them, by queue
 	rx      []*Socket
 	tx      *Socket
-	next    int    // the RX queue whose turn it is
-	wasted  uint64 // by sockets that were closed since
+	next    int     // the RX queue whose turn it is
+	took    []taken // by the last Receive
+	wasted  uint64  // by sockets that were closed since
 }
 
 // PortConfig says which queues of a NIC a port has.
@@ -27,6 +28,12 @@ type PortConfig struct {
 	Mode     Mode
 	Reason   string // for the mode; "" = it is configured
 	RingSize int    // 0 = DefaultRingSize
+}
+
+// taken says up to which frame of what was received they came from a socket.
+type taken struct {
+	socket *Socket
+	end    int
 }
 
 // OpenPort opens the sockets of a port. Errors are *SetupError.
@@ -88,6 +95,7 @@ func (p *Port) open(patience time.Duration) error {
 		}
 	}
 	p.sockets, p.rx, p.tx, p.next = sockets, rx, tx, 0
+	p.took = make([]taken, 0, len(rx))
 	return nil
 }
 
@@ -95,16 +103,28 @@ func (p *Port) open(patience time.Duration) error {
 // turn, and returns how many. They are the caller's until transmitted or freed.
 func (p *Port) Receive(d []Desc) int {
 	n := 0
+	p.took = p.took[:0]
 	for range p.rx {
 		s := p.rx[p.next]
 		if p.next++; p.next == len(p.rx) {
 			p.next = 0 // the next call begins with another queue, so that a busy one starves none
 		}
-		if n += s.Receive(d[n:]); n == len(d) {
+		n += s.Receive(d[n:])
+		if p.took = append(p.took, taken{s, n}); n == len(d) {
 			break
 		}
 	}
 	return n
+}
+
+// Queue is the queue that frame i of what Receive returned last came from.
+func (p *Port) Queue(i int) int {
+	for _, t := range p.took {
+		if i < t.end {
+			return t.socket.queue
+		}
+	}
+	return -1
 }
 
 // Transmit queues frames for sending and returns how many it took, from the

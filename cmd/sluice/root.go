@@ -45,7 +45,7 @@ them.`,
 	flags.StringVar(&a.socket, "socket", "", "the daemon's control socket (default $SLUICE_SOCKET, else "+config.DefaultSocket+")")
 	root.AddCommand(
 		runCommand(a), checkCommand(a), reloadCommand(a), detachCommand(a),
-		statusCommand(a), flowsCommand(a), natCommand(a), servicesCommand(a), backendCommand(a), explainCommand(a), traceCommand(a), dropsCommand(a), topCommand(a), configCommand(a),
+		statusCommand(a), flowsCommand(a), natCommand(a), servicesCommand(a), backendCommand(a), explainCommand(a), traceCommand(a), captureCommand(a), dropsCommand(a), topCommand(a), configCommand(a),
 		labCommand(a), benchCommand(a), versionCommand(a), manCommand(a),
 	)
 	root.SetOut(a.out)

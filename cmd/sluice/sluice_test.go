@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,6 +41,7 @@ type fake struct {
 
 	explain func(control.Question) (control.Explanation, error)
 	trace   func(control.TraceQuestion) ([]control.Traced, error)
+	capture func(context.Context, control.CaptureQuestion, func() error, io.Writer) error
 	config  string // in force
 
 	services []control.Service
@@ -89,6 +91,10 @@ func (g *fake) Drops() control.Drops {
 }
 
 func (g *fake) Explain(q control.Question) (control.Explanation, error) { return g.explain(q) }
+
+func (g *fake) Capture(ctx context.Context, q control.CaptureQuestion, begun func() error, out io.Writer) error {
+	return g.capture(ctx, q, begun, out)
+}
 
 func (g *fake) Trace(_ context.Context, q control.TraceQuestion, begun func() error, yield func(*control.Traced) error) error {
 	list, err := []control.Traced(nil), error(nil)

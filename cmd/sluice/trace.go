@@ -93,6 +93,10 @@ func (a *app) printTraced(t *control.Traced) error {
 	if t.Number > 1 {
 		fmt.Fprintln(a.out)
 	}
-	fmt.Fprintf(a.out, "#%d %s worker %d, %d bytes: %s%s\n", t.Number, t.At.Local().Format("15:04:05.000"), t.Worker, t.Length, what, flow)
+	queue := ""
+	if t.Queue >= 0 {
+		queue = fmt.Sprintf(" queue %d", t.Queue)
+	}
+	fmt.Fprintf(a.out, "#%d %s worker %d%s, %d bytes: %s%s\n", t.Number, t.At.Local().Format("15:04:05.000"), t.Worker, queue, t.Length, what, flow)
 	return a.printDecisions(&t.Explanation, "  ")
 }

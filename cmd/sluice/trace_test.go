@@ -16,7 +16,7 @@ func tracedPackets() []control.Traced {
 	a := netip.MustParseAddr
 	at := time.Date(2026, 5, 4, 12, 30, 0, 123e6, time.UTC)
 	return []control.Traced{
-		{Number: 1, At: at, Worker: 0, Length: 74, TTL: 64, Flow: "31.1", Explanation: control.Explanation{
+		{Number: 1, At: at, Worker: 0, Queue: -1, Length: 74, TTL: 64, Flow: "31.1", Explanation: control.Explanation{
 			Verdict: "masquerade to 192.0.2.1:2001", Action: "masquerade", Protocol: "tcp", In: "eth1", Out: "eth0",
 			Original: control.Tuple{Src: a("10.20.30.5"), Dst: a("198.51.100.9"), Sport: 40000, Dport: 443},
 			Decisions: []control.Decision{
@@ -25,7 +25,7 @@ func tracedPackets() []control.Traced {
 				{Stage: "departure", Text: "leaves by eth0 as 192.0.2.1:2001 to 198.51.100.9:443, TTL 63"},
 			},
 		}},
-		{Number: 2, At: at.Add(7 * time.Millisecond), Worker: 1, Length: 20, Lost: 3, Explanation: control.Explanation{
+		{Number: 2, At: at.Add(7 * time.Millisecond), Worker: 1, Queue: 3, Length: 20, Lost: 3, Explanation: control.Explanation{
 			Verdict: "drop: frame-too-short", Action: "drop", Reason: "frame-too-short", In: "eth0",
 			Decisions: []control.Decision{
 				{Stage: "arrival", Line: 3, Text: "arrives on eth0, role outside"},

@@ -34,6 +34,7 @@ var mayImport = map[string][]string{
 	"internal/flowmem": {},
 	"internal/route":   {"internal/fib"},
 	"internal/bypass":  {},
+	"internal/pcapng":  {},
 	"internal/health":  {},
 	"internal/agent":   {"xdp"},
 	"internal/config":  {},
@@ -45,7 +46,7 @@ var mayImport = map[string][]string{
 	"internal/metrics": {"internal/control"},
 	"internal/migrate": {"internal/config"},
 	"internal/daemon": {
-		"internal/explain", "internal/filter", "internal/bypass", "internal/metrics", "internal/agent",
+		"internal/explain", "internal/filter", "internal/pcapng", "internal/bypass", "internal/metrics", "internal/agent",
 		"internal/gateway", "internal/fragment", "internal/route", "internal/health", "internal/control", "internal/config", "internal/flowmem",
 		"xdp", "xdp/asavie", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
@@ -63,7 +64,7 @@ var mayImport = map[string][]string{
 	"internal/packaging/licences": {},
 
 	"internal/docs": {"conntrack", "nat", "internal/explain", "internal/gateway", "internal/verdict"},
-	"cmd/sluice":    {"bench", "internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/filter", "internal/verdict", "nat"},
+	"cmd/sluice":    {"bench", "internal/daemon", "internal/control", "internal/config", "internal/migrate", "internal/demo", "internal/filter", "internal/pcapng", "internal/verdict", "nat"},
 }
 
 // testsMayImport is what the tests of any package may import besides.

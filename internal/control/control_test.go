@@ -29,6 +29,7 @@ type scripted struct {
 	flushed  atomic.Int64
 	finished chan error
 	trace    func(context.Context, TraceQuestion, func() error, func(*Traced) error) error
+	capture  func(context.Context, CaptureQuestion, func() error, io.Writer) error
 }
 
 func (g *scripted) Status() Status { return g.status }

@@ -3,7 +3,12 @@ package control
 import (
 	"context"
 	"fmt"
+	"io"
 )
+
+func (g *scripted) Capture(ctx context.Context, q CaptureQuestion, begun func() error, out io.Writer) error {
+	return g.capture(ctx, q, begun, out)
+}
 
 func (g *scripted) WatchFlows(ctx context.Context, filter Filter, begun func() error, yield func(*FlowEvent) error) error {
 	if err := begun(); err != nil {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"io"
 	"time"
 )
 
@@ -35,6 +36,12 @@ type Gateway interface {
 	// ends, or either fails, which is returned. An error before begun is about
 	// the question, or ErrTracing.
 	Trace(ctx context.Context, q TraceQuestion, begun func() error, yield func(*Traced) error) error
+
+	// Capture has workers copy packets, and writes them as a pcapng file, each
+	// call a part of it that ends with a block: begun is called when they do. It
+	// ends as the question says, when ctx ends, or when either fails, which is
+	// returned. An error before begun is about the question, or ErrCapturing.
+	Capture(ctx context.Context, q CaptureQuestion, begun func() error, out io.Writer) error
 
 	// Config returns the configuration in force.
 	Config() (ConfigText, error)

@@ -59,7 +59,7 @@ func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
 // route is one endpoint. docs/api.md describes each, and a test holds it to that.
 type route struct {
 	pattern string
-	writes  bool // it changes the gateway
+	writes  bool // it changes the gateway, or shows what users say to each other
 	handler http.HandlerFunc
 }
 
@@ -80,6 +80,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/config", false, s.getConfig},
 		{"GET /v1/explain", false, s.getExplain},
 		{"GET /v1/trace", false, s.getTrace},
+		{"GET /v1/capture", true, s.getCapture},
 		{"POST /v1/reload", true, s.postReload},
 		{"GET /metrics", false, s.getMetrics},
 	}
@@ -147,7 +148,7 @@ func (s *Server) writer(next http.HandlerFunc) http.HandlerFunc {
 		c, _ := r.Context().Value(peerKey{}).(net.Conn)
 		uid, known := s.peer(c)
 		if own := uint32(os.Geteuid()); !known || uid != 0 && uid != own {
-			fail(w, http.StatusForbidden, fmt.Errorf("only root and the daemon's user (uid %d) may change the gateway; run the command with sudo", own))
+			fail(w, http.StatusForbidden, fmt.Errorf("only root and the daemon's user (uid %d) may change the gateway or capture packets; run the command with sudo", own))
 			return
 		}
 		next(w, r)

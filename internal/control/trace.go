@@ -35,6 +35,7 @@ type Traced struct {
 	Number int       `json:"number"` // from 1
 	At     time.Time `json:"at"`     // when it was read: within a few hundredths of a second
 	Worker int       `json:"worker"`
+	Queue  int       `json:"queue"`  // of the interface, that it was received from; -1 = not known
 	Length int       `json:"length"` // of the frame, in bytes
 	TTL    int       `json:"ttl"`    // as it arrived
 	Flow   string    `json:"flow"`   // ID.GENERATION, the flow's name while it lives; "" for none

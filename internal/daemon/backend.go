@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -220,6 +221,10 @@ func (n *backendNode) Explain(control.Question) (control.Explanation, error) {
 }
 
 func (n *backendNode) Trace(context.Context, control.TraceQuestion, func() error, func(*control.Traced) error) error {
+	return errNoGateway
+}
+
+func (n *backendNode) Capture(context.Context, control.CaptureQuestion, func() error, io.Writer) error {
 	return errNoGateway
 }
 

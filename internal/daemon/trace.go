@@ -75,7 +75,7 @@ func (d *Daemon) readTrace(t *gateway.Trace) (list []*control.Traced) {
 		for i := range d.plane.threads {
 			for t.Read(i, &r) {
 				p := &control.Traced{
-					At: time.Now(), Worker: i, Length: int(r.Length), TTL: int(r.Packet.TTL), Lost: t.Lost(),
+					At: time.Now(), Worker: i, Queue: r.Queue, Length: int(r.Length), TTL: int(r.Packet.TTL), Lost: t.Lost(),
 					Explanation: explain.Trace(g, &r),
 				}
 				if r.ID != 0 {

@@ -18,8 +18,8 @@ func (w *Worker) frame(d xdp.Desc) []byte {
 
 // burst takes n frames that arrived on port in through all stages.
 func (w *Worker) burst(in fib.PortID, n int) {
-	if w.trace != nil {
-		w.traceBurst(in, n)
+	if w.looked {
+		w.lookBurst(in, n)
 		return
 	}
 	w.pass(in, n)

@@ -17,8 +17,8 @@
 // datagram (fragment.go), and waits for it where need be (fragmenthold.go); the
 // worker that has the datagram deals with all of them.
 //
-// While a Trace is on (trace.go), packets that it may choose take that way one
-// at a time.
+// While a Trace (trace.go) or a Capture (capture.go) is on, packets that it may
+// choose take that way one at a time (look.go).
 //
 // It owns the stages, the verdict for each packet, the counters of drop reasons
 // and the frames that wait for a neighbour. It does not own the flows

@@ -61,6 +61,9 @@ type Worker struct {
 	adopted  atomic.Pointer[Snapshot]
 	tracing  atomic.Pointer[Trace] // set by the control plane: see SetTrace
 	trace    *Trace                // as it was at the last burst boundary; nil is none
+	captures atomic.Pointer[Capture]
+	capture  *Capture // likewise
+	looked   bool     // one of them is there
 	alloc    nat.Allocator
 	resolve  chan<- Neighbour
 	punter   Punter
@@ -139,6 +142,9 @@ func (w *Worker) Step(now conntrack.Tick) int {
 	if w.inbox != nil {
 		seen = w.takeOver()
 	}
+	if w.capture != nil {
+		w.captureQueued()
+	}
 	for i := range w.ports {
 		n := w.ports[i].Receive(w.frames[:])
 		if n > 0 {
@@ -153,7 +159,8 @@ func (w *Worker) Step(now conntrack.Tick) int {
 // begin enters a burst boundary: from here on the snapshot in use is the newest,
 // and what waited for a change is tried again.
 func (w *Worker) begin(now conntrack.Tick) {
-	w.trace = w.tracing.Load()
+	w.trace, w.capture = w.tracing.Load(), w.captures.Load()
+	w.looked = w.trace != nil || w.capture != nil
 	s := w.pointer.Load()
 	changed := s != w.snapshot
 	if changed {
