@@ -79,6 +79,9 @@ users say to each other: only root and the daemon's user may capture.`,
 // standard error.
 func (a *app) capture(ctx context.Context, q control.CaptureQuestion, file string) (err error) {
 	stream, err := a.client().Capture(ctx, q)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // before it began
+	}
 	if err != nil {
 		return err
 	}

@@ -60,13 +60,13 @@ func summary(frame []byte) string {
 	if ip.FragOffset > 0 {
 		return fmt.Sprintf("IP %s > %s: %s fragment, id %d, offset %d, length %d", ip.SrcIP, ip.DstIP, ip.Protocol, ip.Id, int(ip.FragOffset)*8, size)
 	}
-	if l, ok := p.Layer(layers.LayerTypeTCP).(*layers.TCP); ok {
+	if l, ok := p.Layer(layers.LayerTypeTCP).(*layers.TCP); ok && len(l.Contents) >= 20 { // of a header that is cut gopacket makes zeros
 		return summaryTCP(ip, l, size-int(l.DataOffset)*4)
 	}
-	if l, ok := p.Layer(layers.LayerTypeUDP).(*layers.UDP); ok {
+	if l, ok := p.Layer(layers.LayerTypeUDP).(*layers.UDP); ok && len(l.Contents) == 8 {
 		return fmt.Sprintf("IP %s.%d > %s.%d: UDP, length %d", ip.SrcIP, l.SrcPort, ip.DstIP, l.DstPort, int(l.Length)-8)
 	}
-	if l, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok {
+	if l, ok := p.Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4); ok && len(l.Contents) == 8 {
 		text := fmt.Sprintf("IP %s > %s: ICMP %s", ip.SrcIP, ip.DstIP, l.TypeCode)
 		if t := l.TypeCode.Type(); t == layers.ICMPv4TypeEchoRequest || t == layers.ICMPv4TypeEchoReply {
 			text += fmt.Sprintf(", id %d, seq %d", l.Id, l.Seq)

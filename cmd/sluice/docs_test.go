@@ -119,12 +119,15 @@ func TestDocumentsShowCommandsThatRun(t *testing.T) {
 		explain: func(control.Question) (control.Explanation, error) {
 			return control.Explanation{Verdict: "forward"}, nil
 		},
-		config: goodConfig,
+		capture: onePacket,
+		config:  goodConfig,
 	})
 	t.Setenv("SLUICE_SOCKET", socket)
 	config := file(t, goodConfig)
 	ran := 0
-	for _, s := range documents(t) {
+	all := documents(t)
+	t.Chdir(t.TempDir()) // some write files
+	for _, s := range all {
 		if !s.block || slices.Contains([]string{"run", "detach", "lab", "bench"}, s.args[0]) {
 			continue
 		}
