@@ -123,7 +123,7 @@ func TestCaptureEndsWhole(t *testing.T) {
 			for s, err := os.Stat(path); c.Err() == nil && (err != nil || s.Size() < int64(len(whole))); s, err = os.Stat(path) {
 				time.Sleep(time.Millisecond)
 			}
-			_, err := out.Write(whole[:10]) // of a block, that the program waits for
+			_, err := out.Write([]byte{6, 0, 0, 0, 200, 0, 0, 0, 1}) // of a block, that the program waits for
 			stop()
 			return err
 		}})
