@@ -125,6 +125,7 @@ func TestCaptureEndsWhole(t *testing.T) {
 			}
 			_, err := out.Write([]byte{6, 0, 0, 0, 200, 0, 0, 0, 1}) // of a block, that the program waits for
 			stop()
+			<-c.Done()
 			return err
 		}})
 		var errOut strings.Builder
