@@ -142,22 +142,47 @@ func (a *Agent) Next(c *Cursor, list []Flow) ([]Flow, error) {
 		}
 		at, wall := now(), time.Now()
 		for i := range n {
-			k, v := &c.keys[i], &c.values[i]
-			s := stateOf(k.Protocol, v.State)
-			left := t.of(s) - since(at, v.Seen)
-			if left <= 0 {
-				continue
+			if f := flowOf(&c.keys[i], &c.values[i], &t, at, wall); f.Timeout > 0 {
+				list = append(list, f)
 			}
-			list = append(list, Flow{
-				Protocol: k.Protocol, State: s, Timeout: left, Created: wall.Add(-since(at, v.Created)),
-				Client:  endpoint(k.Client, k.ClientPort),
-				Backend: endpoint(k.Backend, k.BackendPort),
-				Service: endpoint(v.Vip, v.VipPort),
-				Packets: v.Packets, Bytes: v.Bytes,
-			})
 		}
 	}
 	return list, nil
+}
+
+// flowOf words a flow of the map, at a time of the programs' clock that is wall.
+func flowOf(k *programsFlowKey, v *programsFlow, t *Timeouts, at uint64, wall time.Time) Flow {
+	s := stateOf(k.Protocol, v.State)
+	return Flow{
+		Protocol: k.Protocol, State: s, Timeout: t.of(s) - since(at, v.Seen), Created: wall.Add(-since(at, v.Created)),
+		Client:  endpoint(k.Client, k.ClientPort),
+		Backend: endpoint(k.Backend, k.BackendPort),
+		Service: endpoint(v.Vip, v.VipPort),
+		Packets: v.Packets, Bytes: v.Bytes,
+	}
+}
+
+// keyOf is the key of the flow between a client and a backend.
+func keyOf(protocol uint8, client, backend netip.AddrPort) programsFlowKey {
+	return programsFlowKey{
+		Client: networkOrder32(client.Addr()), ClientPort: client.Port()>>8 | client.Port()<<8,
+		Backend: networkOrder32(backend.Addr()), BackendPort: backend.Port()>>8 | backend.Port()<<8, Protocol: protocol,
+	}
+}
+
+// Find is the live flow between a client and a backend, or nil.
+func (a *Agent) Find(protocol uint8, client, backend netip.AddrPort) (*Flow, error) {
+	k, t := keyOf(protocol, client, backend), a.timeouts()
+	var v programsFlow
+	err := a.objects.Flows.Lookup(&k, &v)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("flows of the DSR agent: bpf(BPF_MAP_LOOKUP_ELEM): %w", err)
+	}
+	f := flowOf(&k, &v, &t, now(), time.Now())
+	return &f, nil
 }
 
 // since is at - then, not negative: the programs' clock is a coarse one, and a
@@ -209,10 +234,7 @@ func (a *Agent) timeouts() Timeouts {
 
 // Remove takes a flow away, and says whether it was there.
 func (a *Agent) Remove(f *Flow) (bool, error) {
-	k := programsFlowKey{
-		Client: networkOrder32(f.Client.Addr()), ClientPort: f.Client.Port()>>8 | f.Client.Port()<<8,
-		Backend: networkOrder32(f.Backend.Addr()), BackendPort: f.Backend.Port()>>8 | f.Backend.Port()<<8, Protocol: f.Protocol,
-	}
+	k := keyOf(f.Protocol, f.Client, f.Backend)
 	err := a.objects.Flows.Delete(&k)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return false, nil

@@ -210,14 +210,15 @@ func (n *backendNode) Config() (control.ConfigText, error) {
 	return control.ConfigText{Path: c.Path, Text: text}, err
 }
 
+// Explain implements control.Gateway.
+func (n *backendNode) Explain(q control.Question) (control.Explanation, error) {
+	return explainBackend(n.inForce.Load(), q, &n.dsr)
+}
+
 // The rest of control.Gateway is a gateway's alone.
 
 func (n *backendNode) WatchFlows(context.Context, control.Filter, func() error, func(*control.FlowEvent) error) error {
 	return errNoGateway
-}
-
-func (n *backendNode) Explain(control.Question) (control.Explanation, error) {
-	return control.Explanation{}, errNoGateway
 }
 
 func (n *backendNode) Trace(context.Context, control.TraceQuestion, func() error, func(*control.Traced) error) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -234,6 +235,7 @@ func (l *agentLab) passedBy(t *testing.T, backend string) {
 		if f.Kind != "dsr-backend" || f.Original.Dst.String() != labVIP || f.Original.Src.String() != lab.Server1Address {
 			t.Errorf("%+v", f)
 		}
+		l.explained(t, &f)
 		if f.Backend == fmt.Sprintf("%s:%d", backend, agentPort) {
 			seen[f.Protocol]++
 		}
@@ -241,6 +243,17 @@ func (l *agentLab) passedBy(t *testing.T, backend string) {
 	}))
 	if seen["tcp"] < 4 || seen["udp"] < 1 {
 		t.Errorf("flows of %s that the agent lists: %v", backend, seen)
+	}
+}
+
+// explained: the agent tells of a reply what its source becomes.
+func (l *agentLab) explained(t *testing.T, f *control.Flow) {
+	t.Helper()
+	e, err := l.agent.Explain(t.Context(), control.Question{
+		Proto: f.Protocol, Src: netip.AddrPortFrom(f.Reply.Src, f.Reply.Sport), Dst: netip.AddrPortFrom(f.Reply.Dst, f.Reply.Dport),
+	})
+	if err != nil || e.Verdict != "pass to kernel" || e.Translated == nil || e.Translated.Src != f.Original.Dst || e.Translated.Sport != f.Original.Dport {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
 
@@ -276,5 +289,55 @@ func TestDSRAgentRestartLab(t *testing.T) {
 	request()
 	if n := l.counter("learned"); n < 2 {
 		t.Errorf("the new agent knows of %d flows", n)
+	}
+}
+
+// TestDSRAgentBesideGatewayLab: a gateway becomes a DSR agent, too, by a reload, and
+// ceases to be one by another; a configuration that is refused changes nothing.
+func TestDSRAgentBesideGatewayLab(t *testing.T) {
+	lab.RequireRoot(t)
+	program := filepath.Join(t.TempDir(), "sluice")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	l := newLabWith(t, program, lab.Options{}, func(config string) string { return config })
+	plain, err := os.ReadFile(l.file)
+	must(t, err)
+	reload := func(text string) error {
+		must(t, os.WriteFile(l.file, append(bytes.Clone(plain), text...), 0o600))
+		_, err := l.client.Reload(t.Context())
+		return err
+	}
+	status := func() *control.DSRAgent {
+		s, err := l.client.Status(t.Context())
+		must(t, err)
+		return s.DSRAgent
+	}
+	if s := status(); s != nil {
+		t.Errorf("an agent that nobody asked for: %+v", s)
+	}
+	agent := fmt.Sprintf("dsr-agent: {interfaces: [%s], trusted-gateways: [10.20.30.99], services: [%s]}\n", lab.InsideNIC, labVIP)
+	must(t, reload(agent))
+	s := status()
+	if s == nil || len(s.Interfaces) != 1 || s.Interfaces[0] != lab.InsideNIC || len(s.ReplyInterfaces) != 2 || s.Flows.Capacity == 0 {
+		t.Errorf("%+v", s)
+	}
+	if err := reload("dsr-agent: {interfaces: [lo]}\n"); err == nil {
+		t.Error("loopback was accepted")
+	}
+	if status() == nil {
+		t.Error("a refused reload ended the agent")
+	}
+	drops, err := l.client.Drops(t.Context())
+	must(t, err)
+	if last := drops.Reasons[len(drops.Reasons)-1].Reason; !strings.HasPrefix(last, "dsr-agent-") {
+		t.Errorf("the last drop reason is %s", last)
+	}
+	must(t, reload(""))
+	if s := status(); s != nil {
+		t.Errorf("still an agent: %+v", s)
+	}
+	if out, err := l.Gateway.Exec(program, "detach"); err != nil || strings.Contains(string(out), "dsr-agent") {
+		t.Errorf("its programs are left: %v\n%s", err, out)
 	}
 }

@@ -32,6 +32,9 @@ func (d *Daemon) Config() (control.ConfigText, error) {
 
 // ExplainFile explains a packet by a configuration alone.
 func ExplainFile(c *config.Config, q control.Question) (control.Explanation, error) {
+	if len(c.Interfaces) == 0 {
+		return explainBackend(c, q, nil)
+	}
 	pol, err := policy(c)
 	if err != nil {
 		return control.Explanation{}, err
