@@ -57,6 +57,7 @@ var mayImport = map[string][]string{
 	"internal/lab":    {},
 	"internal/demo":   {"internal/lab", "internal/control"},
 	"internal/faults": {"internal/lab", "internal/control"},
+	"internal/attack": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 
 	"internal/plant":              {},
