@@ -188,13 +188,17 @@ func (n *dsrAgent) flush(filter control.Filter) (flushed int, err error) {
 	return flushed, err
 }
 
+var agentFates = map[agent.Fate]string{
+	agent.Ignored: "delivered as it came, DSR agent: ", agent.Dropped: "dropped, DSR agent: ",
+}
+
 // drops are what the agent ignored or dropped, by reason.
 func (n *dsrAgent) drops() (list []control.Drop) {
 	err := n.ask(func(a *agent.Agent) error {
 		counters, err := a.Counters()
 		for _, c := range counters {
 			if c.Fate != agent.Served {
-				list = append(list, control.Drop{Reason: "dsr-agent-" + c.Name, Packets: c.Packets, Explanation: "at the DSR agent: " + c.Text})
+				list = append(list, control.Drop{Reason: "dsr-agent-" + c.Name, Packets: c.Packets, Explanation: agentFates[c.Fate] + c.Text})
 			}
 		}
 		return err

@@ -75,6 +75,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	s.packets(&status)
 	s.tables(&status)
 	s.nat(&status)
+	s.agent(status.DSRAgent)
 	s.services(c.source.MeasureServices())
 	for _, d := range c.source.Drops().Reasons {
 		s.count(drops, d.Packets, d.Reason)

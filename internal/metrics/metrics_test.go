@@ -33,6 +33,7 @@ func (full) Measure() control.Status {
 		Version: control.Version{Version: "v1.2.3", Go: "go1.26"}, Started: time.Unix(1700000000, 0),
 		Degraded: []control.Degradation{{What: "w", Remedy: "r"}},
 		Config:   control.ConfigStatus{LastReload: &control.LastReload{At: time.Unix(1700000001, 5e8), Error: "refused"}},
+		DSRAgent: &control.DSRAgent{Flows: control.Usage{Used: 3, Capacity: 1024}, Counters: []control.Counter{{Name: "untrusted-gateway", Packets: 2}}},
 		Workers:  []control.Worker{{ID: 0, Running: true, HeartbeatAgeSeconds: -0.1, Packets: 11, Frames: control.Frames{Fill: 7}}, {ID: 1}},
 		Interfaces: []control.Interface{{Name: "eth0", Up: true, Queues: []control.Queue{
 			{Queue: 0, Worker: 0, Mode: "copy", RXPackets: 5, RXRing: control.Ring{Size: 2048, Used: 3}}, {Queue: 1, Worker: 1},
@@ -121,6 +122,8 @@ func TestValues(t *testing.T) {
 		`sluice_nat_port_searches_total{result="exhausted"} 4`,
 		`sluice_nat_port_retries_total 3`,
 		`sluice_punts_total{reason="host-owned",result="passed"} 1`,
+		`sluice_dsr_agent_flows 3`,
+		`sluice_dsr_agent_packets_total{event="untrusted-gateway"} 2`,
 	} {
 		if !strings.Contains(text, "\n"+line+"\n") {
 			t.Errorf("missing: %s", line)
