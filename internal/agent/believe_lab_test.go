@@ -126,7 +126,9 @@ func TestOptionAnywhere(t *testing.T) {
 	r := newRig(t)
 	a := r.start(r.config())
 	inPod := r.tap(r.pod) // so that the packet can be seen after the hook
-	fromClient := func(_ *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool { return ip.SrcIP.String() == clientAddress }
+	fromClient := func(_ *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool {
+		return ip.SrcIP.String() == clientAddress
+	}
 	defer func() { r.t = t }()
 	for _, c := range []struct {
 		name    string
