@@ -157,6 +157,9 @@ func newCampaign(t *testing.T) *campaign {
 func (c *campaign) round(i, round int) {
 	r, m := c.workers[i], &c.mutators[i]
 	r.now = conntrack.Tick(c.now.Add(1))
+	if round%64 == 63 { // as after a change of routes: every flow is decided again
+		r.publish(func(s *Snapshot) { s.Generation++ })
+	}
 	for range Burst {
 		a := m.next()
 		r.ports[a.on].rx = append(r.ports[a.on].rx, r.memory.take(r.t, a.frame))
