@@ -27,6 +27,7 @@ FILTER is a part of tcpdump's language; without one every packet is shown:
   host A, net P          with src or dst before it: that side only; host may be left out
   port N, portrange N-N  likewise; with tcp or udp before it: that protocol only
   tcp, udp, icmp, proto N
+  tcp[tcpflags] & tcp-syn != 0   flags of TCP, as tcpdump names them
   dropped, reason WORD   what was dropped, for any reason or that one
   not, and, or, ( )      and and or bind alike, from the left, as in tcpdump
 

@@ -1,5 +1,5 @@
 // Package filter is the language in which an operator says which packets to
-// trace: the part of tcpdump's (pcap-filter(7)) that speaks of five-tuples, and
+// trace or capture: the part of tcpdump's (pcap-filter(7)) that speaks of five-tuples, and
 // words for what the gateway did.
 //
 //	filter    = [ term { ( "and" | "&&" | "or" | "||" ) term } ]
@@ -8,10 +8,14 @@
 //	          | [ "src" | "dst" ] "net" PREFIX
 //	          | [ "tcp" | "udp" ] [ "src" | "dst" ] ( "port" N | "portrange" N-N )
 //	          | "tcp" | "udp" | "icmp" | "proto" N
+//	          | ( "tcp[tcpflags]" | "tcp[13]" ) [ "&" SET ] ( "==" | "=" | "!=" ) SET
 //	          | "dropped" | "reason" WORD
+//	SET       = FLAG | N | "(" ( FLAG | N ) { "|" ( FLAG | N ) } ")"
+//	FLAG      = "tcp-syn" | "tcp-ack" | "tcp-fin" | "tcp-rst" | "tcp-push" | "tcp-urg" | "tcp-ece" | "tcp-cwr"
 //
 // As in tcpdump, "and" and "or" bind alike and group from the left, "not" binds
-// closest, and only TCP and UDP have ports. The empty filter is true of every
+// closest, only TCP and UDP have ports, and a port or an address that stands alone
+// after another one has that one's words: "tcp dst port 80 or 443". The empty filter is true of every
 // packet.
 //
 // It owns the grammar and the evaluation. It looks at no packet itself: whoever

@@ -19,6 +19,8 @@ type Filter struct {
 type View struct {
 	Arrives, Leaves conntrack.Tuple
 	NotIPv4         bool // or broken: there are no tuples
+	TCP             bool // it has a TCP header, with TCPFlags
+	TCPFlags        uint8
 	Reason          verdict.Reason
 }
 
@@ -41,6 +43,9 @@ const (
 	opProto   // the protocol is low
 	opDropped // the packet was dropped
 	opReason  // for this reason
+
+	opFlags       // of TCP's flags, those of low are high
+	opFlagsDiffer // they are not
 )
 
 type side uint8
@@ -73,6 +78,10 @@ func (f *Filter) eval(i int, v *View) bool {
 		return v.Reason != verdict.None
 	case opReason:
 		return v.Reason == verdict.Reason(n.low)
+	case opFlags:
+		return v.TCP && uint16(v.TCPFlags)&n.low == n.high
+	case opFlagsDiffer:
+		return v.TCP && uint16(v.TCPFlags)&n.low != n.high
 	}
 	return !v.NotIPv4 && (n.holds(&v.Arrives) || n.holds(&v.Leaves))
 }

@@ -24,51 +24,59 @@ func ip(s string) uint32 { return number(netip.MustParseAddr(s)) }
 var connection = View{
 	Arrives: conntrack.Tuple{Src: ip("10.0.0.5"), Dst: ip("198.51.100.9"), SrcPort: 40000, DstPort: 443, Proto: packet.ProtoTCP},
 	Leaves:  conntrack.Tuple{Src: ip("192.0.2.1"), Dst: ip("198.51.100.9"), SrcPort: 2000, DstPort: 443, Proto: packet.ProtoTCP},
+	TCP:     true, TCPFlags: packet.TCPSyn,
 }
 
 func TestMatch(t *testing.T) {
 	for text, want := range map[string]bool{
-		"":                                   true,
-		"  ":                                 true,
-		"host 10.0.0.5":                      true,
-		"10.0.0.5":                           true,
-		"src host 10.0.0.5":                  true,
-		"src 10.0.0.5":                       true,
-		"dst host 10.0.0.5":                  false,
-		"host 192.0.2.1":                     true,
-		"src 192.0.2.1":                      true,
-		"not host 192.0.2.1":                 false,
-		"not host 10.0.0.5":                  false,
-		"!(host 10.0.0.6)":                   true,
-		"net 10.0.0.0/8":                     true,
-		"dst net 10.0.0.0/8":                 false,
-		"net 0.0.0.0/0":                      true,
-		"port 443":                           true,
-		"src port 443":                       false,
-		"dst port 443":                       true,
-		"src port 2000":                      true,
-		"portrange 39999-40000":              true,
-		"src portrange 40001-50000":          false,
-		"tcp":                                true,
-		"udp":                                false,
-		"icmp":                               false,
-		"proto 6":                            true,
-		"tcp port 443":                       true,
-		"udp port 443":                       false,
-		"tcp src port 443":                   false,
-		"udp or tcp and port 80":             false, // from the left: (udp or tcp) and port 80
-		"port 80 and udp or tcp":             true,  // from the left: (port 80 and udp) or tcp
-		"tcp or udp and port 80":             false,
-		"tcp or (udp and port 80)":           true,
-		"not udp and port 443":               true, // (not udp) and port 443
-		"host 10.0.0.5 && ! port 22":         true,
-		"host 1.1.1.1||host 10.0.0.5":        true,
-		"dropped":                            false,
-		"not dropped":                        true,
-		"reason no-mapping":                  false,
-		"not not tcp":                        true,
-		"src 10.0.0.5 and dst 198.51.100.9":  true,
-		"src host 10.0.0.5 and dst port 444": false,
+		"":                                  true,
+		"  ":                                true,
+		"host 10.0.0.5":                     true,
+		"10.0.0.5":                          true,
+		"src host 10.0.0.5":                 true,
+		"src 10.0.0.5":                      true,
+		"dst host 10.0.0.5":                 false,
+		"host 192.0.2.1":                    true,
+		"src 192.0.2.1":                     true,
+		"not host 192.0.2.1":                false,
+		"not host 10.0.0.5":                 false,
+		"!(host 10.0.0.6)":                  true,
+		"net 10.0.0.0/8":                    true,
+		"dst net 10.0.0.0/8":                false,
+		"net 0.0.0.0/0":                     true,
+		"port 443":                          true,
+		"src port 443":                      false,
+		"dst port 443":                      true,
+		"src port 2000":                     true,
+		"portrange 39999-40000":             true,
+		"src portrange 40001-50000":         false,
+		"tcp":                               true,
+		"udp":                               false,
+		"icmp":                              false,
+		"proto 6":                           true,
+		"tcp port 443":                      true,
+		"udp port 443":                      false,
+		"tcp src port 443":                  false,
+		"udp or tcp and port 80":            false, // from the left: (udp or tcp) and port 80
+		"port 80 and udp or tcp":            true,  // from the left: (port 80 and udp) or tcp
+		"tcp or udp and port 80":            false,
+		"tcp or (udp and port 80)":          true,
+		"not udp and port 443":              true, // (not udp) and port 443
+		"host 10.0.0.5 && ! port 22":        true,
+		"host 1.1.1.1||host 10.0.0.5":       true,
+		"dropped":                           false,
+		"not dropped":                       true,
+		"reason no-mapping":                 false,
+		"not not tcp":                       true,
+		"src 10.0.0.5 and dst 198.51.100.9": true,
+		"tcp[tcpflags] == tcp-syn":          true,
+		"tcp[tcpflags]&tcp-syn!=0":          true,
+		"tcp[tcpflags] & (tcp-syn|tcp-ack) = tcp-syn and port 443": true,
+		"tcp[13] & 0x12 == 0x12":                                   false,
+		"tcp[tcpflags] & (tcp-rst|tcp-fin) != 0":                   false,
+		"not tcp[tcpflags] & tcp-rst != 0":                         true,
+		"tcp[tcpflags] != 2 or udp":                                false,
+		"src host 10.0.0.5 and dst port 444":                       false,
 	} {
 		f, err := Parse(text)
 		if err != nil {
@@ -87,7 +95,7 @@ func TestMatch(t *testing.T) {
 func TestMatchOutcome(t *testing.T) {
 	dropped := View{NotIPv4: true, Reason: verdict.BadVersion}
 	for text, want := range map[string]bool{
-		"dropped": true, "reason bad-version": true, "reason no-mapping": false, "net 0.0.0.0/0": false, "not tcp": true, "proto 0": false,
+		"dropped": true, "reason bad-version": true, "reason no-mapping": false, "net 0.0.0.0/0": false, "tcp[tcpflags] != 0": false, "not tcp": true, "proto 0": false,
 	} {
 		f, err := Parse(text)
 		if err != nil {
@@ -110,29 +118,35 @@ func TestPortsOfOthers(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"host":                    `position 5: found the end, expected an IPv4 address`,
-		"host 10.0.0":             `position 6: found "10.0.0", expected an IPv4 address`,
-		"host ::1":                `position 6: found "::1", expected an IPv4 address`,
-		"hots 10.0.0.1":           `position 1: found "hots", expected an address, host,`,
-		"tcp and":                 `position 8: found the end, expected an address, host,`,
-		"tcp 80":                  `position 5: found "80", expected and, or, or the end`,
-		"tcp src host 1.2.3.4":    `position 9: found "host", expected port or portrange`,
-		"port https":              `position 6: found "https", expected a port, 0 to 65535`,
-		"port 65536":              `position 6: found "65536", expected a port`,
-		"port 1-2":                `position 6: found "1-2", expected a port`,
-		"portrange 5":             `position 11: found "5", expected two ports`,
-		"portrange 9-5":           `position 11: found "9-5", expected two ports`,
-		"net 10.0.0.1/8":          `position 5: found "10.0.0.1/8", expected a prefix without host bits: 10.0.0.0/8`,
-		"net 10":                  `position 5: found "10", expected an IPv4 prefix`,
-		"(tcp":                    `position 5: found the end, expected and, or, or )`,
-		"tcp)":                    `position 4: found ")", expected and, or, or the end`,
-		"()":                      `position 2: found ")", expected an address`,
-		"reason no-such":          `position 8: found "no-such", expected a drop reason`,
-		"reason none":             `position 8: found "none", expected a drop reason`,
-		"proto tcp":               `position 7: found "tcp", expected the number`,
-		"src udp":                 `position 5: found "udp", expected an address, host, net, port or portrange`,
-		"tcp & udp":               `position 5: found "&", expected and, or, or the end`,
-		strings.Repeat("!", 1100): `position 1025: found "!", expected the end: a filter has at most 1024 bytes`,
+		"host":                          `position 5: found the end, expected an IPv4 address`,
+		"host 10.0.0":                   `position 6: found "10.0.0", expected an IPv4 address`,
+		"host ::1":                      `position 6: found "::1", expected an IPv4 address`,
+		"hots 10.0.0.1":                 `position 1: found "hots", expected an address, host,`,
+		"tcp and":                       `position 8: found the end, expected an address, host,`,
+		"tcp 80":                        `position 5: found "80", expected and, or, or the end`,
+		"tcp src host 1.2.3.4":          `position 9: found "host", expected port or portrange`,
+		"port https":                    `position 6: found "https", expected a port, 0 to 65535`,
+		"port 65536":                    `position 6: found "65536", expected a port`,
+		"port 1-2":                      `position 6: found "1-2", expected a port`,
+		"portrange 5":                   `position 11: found "5", expected two ports`,
+		"portrange 9-5":                 `position 11: found "9-5", expected two ports`,
+		"net 10.0.0.1/8":                `position 5: found "10.0.0.1/8", expected a prefix without host bits: 10.0.0.0/8`,
+		"net 10":                        `position 5: found "10", expected an IPv4 prefix`,
+		"(tcp":                          `position 5: found the end, expected and, or, or )`,
+		"tcp)":                          `position 4: found ")", expected and, or, or the end`,
+		"()":                            `position 2: found ")", expected an address`,
+		"reason no-such":                `position 8: found "no-such", expected a drop reason`,
+		"reason none":                   `position 8: found "none", expected a drop reason`,
+		"proto tcp":                     `position 7: found "tcp", expected the number`,
+		"src udp":                       `position 5: found "udp", expected an address, host, net, port or portrange`,
+		"tcp[tcpflags]":                 `position 14: found the end, expected &, == or !=`,
+		"tcp[tcpflags] & tcp-sny != 0":  `position 17: found "tcp-sny", expected tcp-syn, `,
+		"tcp[tcpflags] & (tcp-syn != 0": `position 26: found "!=", expected | or )`,
+		"tcp[tcpflags] & 256 != 0":      `position 17: found "256", expected tcp-syn, `,
+		"tcp[tcpflags] & tcp-syn > 0":   `position 25: found ">", expected &, == or !=`,
+		"tcp[tcpflags] == ":             `position 18: found the end, expected tcp-syn, `,
+		"tcp & udp":                     `position 5: found "&", expected and, or, or the end`,
+		strings.Repeat("!", 1100):       `position 1025: found "!", expected the end: a filter has at most 1024 bytes`,
 	} {
 		_, err := Parse(text)
 		if e, ok := errors.AsType[*Error](err); !ok || !strings.HasPrefix(err.Error(), "filter, "+want) {
@@ -262,7 +276,7 @@ func TestMatchDoesNotAllocate(t *testing.T) {
 // FuzzParse: no text panics; an error points into the text; what is accepted can
 // be evaluated.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", "tcp port 80 or (src net 10.0.0.0/8 and not host 10.0.0.1)", "reason no-mapping", "((", "! ! dropped", "port 1-"} {
+	for _, s := range []string{"", "tcp port 80 or (src net 10.0.0.0/8 and not host 10.0.0.1)", "reason no-mapping", "((", "! ! dropped", "port 1-", "tcp[tcpflags]&(tcp-syn|2)!=0"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

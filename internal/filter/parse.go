@@ -64,10 +64,10 @@ func split(text string) (words []word) {
 		case strings.ContainsRune(" \t\r\n", rune(text[i])):
 			i++
 			continue
-		case strings.HasPrefix(rest, "&&"), strings.HasPrefix(rest, "||"):
+		case slices.Contains([]string{"&&", "||", "==", "!="}, rest[:min(2, len(rest))]):
 			n = 2
-		case !strings.ContainsRune("()!&|", rune(text[i])):
-			if n = strings.IndexAny(rest, " \t\r\n()!&|"); n < 0 {
+		case !strings.ContainsRune("()!&|=", rune(text[i])):
+			if n = strings.IndexAny(rest, " \t\r\n()!&|="); n < 0 {
 				n = len(rest)
 			}
 		}
@@ -80,6 +80,8 @@ func split(text string) (words []word) {
 type parser struct {
 	filter *Filter
 	words  []word // those not read yet
+	last   node   // the address or port that was read last; opNot where something else was
+	of     uint16 // the protocol that stood before it, 0 for none
 	end    int    // position of the end
 }
 
@@ -162,14 +164,23 @@ func (p *parser) term() (uint16, error) {
 var protocols = map[string]uint16{"tcp": packet.ProtoTCP, "udp": packet.ProtoUDP, "icmp": packet.ProtoICMP}
 
 func (p *parser) primitive() (uint16, error) {
-	switch w := p.accept("tcp", "udp", "icmp", "proto", "dropped", "reason"); w {
+	if w := p.peek(); w != "" && w[0] > '9' {
+		p.last = node{} // nothing is inherited over another word
+	}
+	switch w := p.accept("tcp", "udp", "icmp", "proto", "tcp[tcpflags]", "tcp[13]", "dropped", "reason"); w {
 	case "":
-		return p.qualified("an address, host, net, port, portrange, src, dst, tcp, udp, icmp, proto, dropped, reason, not or (", true)
+		if i, ok := p.inherit(); ok {
+			return i, nil
+		}
+		p.of = 0
+		return p.qualified("an address, host, net, port, portrange, src, dst, tcp, udp, icmp, proto, tcp[tcpflags], dropped, reason, not or (", true)
 	case "dropped":
 		p.filter.late = true
 		return p.emit(node{op: opDropped}), nil
 	case "reason":
 		return p.reason()
+	case "tcp[tcpflags]", "tcp[13]":
+		return p.flags()
 	case "proto":
 		n, err := strconv.ParseUint(p.peek(), 10, 8)
 		if err != nil {
@@ -179,6 +190,7 @@ func (p *parser) primitive() (uint16, error) {
 		return p.emit(node{op: opProto, low: uint16(n)}), nil
 	default:
 		left := p.emit(node{op: opProto, low: protocols[w]})
+		p.of = protocols[w]
 		if w == "icmp" || !slices.Contains([]string{"src", "dst", "port", "portrange"}, p.peek()) {
 			return left, nil
 		}
@@ -229,7 +241,37 @@ func (p *parser) qualified(start string, addresses bool) (uint16, error) {
 	if err != nil {
 		return 0, err
 	}
+	if p.last = n; n.op == opPort && n.low != n.high || n.op == opNet && n.mask != ^uint32(0) {
+		p.last = node{} // of a single one only
+	}
 	return p.emit(n), nil
+}
+
+// inherit reads a port or an address without words before it: they are those of the
+// one before it, as in tcpdump: `tcp dst port 80 or 443`.
+func (p *parser) inherit() (i uint16, ok bool) {
+	n := p.last
+	switch n.op {
+	case opPort:
+		port, err := strconv.ParseUint(p.peek(), 10, 16)
+		if err != nil {
+			return 0, false
+		}
+		n.low, n.high = uint16(port), uint16(port)
+	case opNet:
+		addr, err := netip.ParseAddr(p.peek())
+		if err != nil || !addr.Is4() {
+			return 0, false
+		}
+		n.addr = number(addr)
+	default:
+		return 0, false
+	}
+	p.next()
+	if i = p.emit(n); p.of != 0 {
+		i = p.emit(node{op: opAnd, left: p.emit(node{op: opProto, low: p.of}), right: i})
+	}
+	return i, true
 }
 
 func (p *parser) ports(n *node, span bool) error {

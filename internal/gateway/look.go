@@ -241,7 +241,8 @@ func (r *TraceRecord) fate(fate Fate, now, before *[verdict.Count]uint64) {
 // matches reports whether a filter chooses the packet: where it belongs to a
 // flow, the filter is true of either direction of that.
 func matches(f *filter.Filter, r *TraceRecord) bool {
-	v := filter.View{NotIPv4: r.Malformed != verdict.None}
+	v := filter.View{NotIPv4: r.Malformed != verdict.None, TCPFlags: r.Packet.TCPFlags}
+	v.TCP = !v.NotIPv4 && r.Packet.Proto == packet.ProtoTCP && !r.Packet.Is(packet.FlagLaterFragment)
 	if r.Fate == Dropped {
 		v.Reason = r.Reason
 	}
