@@ -25,7 +25,8 @@ the configuration that the daemon uses to that file. It compares what files mean
 comments, order, lines and defaults that are written out make no difference.
 
 The last column says what puts a change into force: a reload, or a restart, since
-a running gateway cannot change it and reload would refuse the file.`,
+a running gateway cannot change it and reload would refuse the file. Long values,
+such as a whole service, are cut; -o json has all of them.`,
 		Example: `  # What would a reload do?
   sluice config diff /etc/sluice/sluice.yaml
 
@@ -75,6 +76,15 @@ func (a *app) changes(c *cobra.Command, args []string) ([]config.Change, error) 
 	return config.Diff(before, after), nil
 }
 
+// shortened keeps a value short enough for its column.
+func shortened(value string) string {
+	const most = 60
+	if r := []rune(value); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return value
+}
+
 func (a *app) printChanges(changes []config.Change) error {
 	t := newTable(a.out, left("KEY"), left("OLD"), left("NEW"), left("TAKES"))
 	restart := false
@@ -89,7 +99,7 @@ func (a *app) printChanges(changes []config.Change) error {
 		if c.Restart {
 			takes, restart = "restart", true
 		}
-		t.row(c.Key, dash(c.Old), dash(c.New), takes)
+		t.row(c.Key, dash(shortened(c.Old)), dash(shortened(c.New)), takes)
 	}
 	if a.json() {
 		return nil

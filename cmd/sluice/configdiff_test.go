@@ -9,6 +9,25 @@ import (
 const changedConfig = "interfaces: [{name: eth1, role: inside}, {name: eth0, role: outside, mode: copy}]\n" +
 	"masquerade: {sources: [10.20.30.0/24], native-routing-cidrs: [10.0.0.0/8], hairpin: false}\n"
 
+// TestConfigDiffCutsLongValues: the table stays readable where a service is
+// added, and JSON has all of it.
+func TestConfigDiffCutsLongValues(t *testing.T) {
+	before := file(t, goodConfig)
+	after := file(t, goodConfig+"services: [{name: web, address: 198.51.100.80, port: 80, backends: [{address: 10.20.30.11, port: 8080}]}]\n")
+	code, out, _ := sluice(t, "config", "diff", before, after)
+	if code != exitFine || !strings.Contains(out, "{name: web, address: 198.51.100.80, ") || !strings.Contains(out, "…  reload\n") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	for _, line := range strings.Split(out, "\n") {
+		if len([]rune(line)) > 120 {
+			t.Errorf("%d columns: %s", len([]rune(line)), line)
+		}
+	}
+	if _, out, _ = sluice(t, "config", "diff", "-o", "json", before, after); !strings.Contains(out, "10.20.30.11") || strings.Contains(out, "…") {
+		t.Errorf("JSON: %s", out)
+	}
+}
+
 func TestConfigDiff(t *testing.T) {
 	before, after := file(t, goodConfig), file(t, changedConfig)
 	code, out, errOut := sluice(t, "config", "diff", before, after)
