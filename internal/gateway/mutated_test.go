@@ -115,9 +115,13 @@ func TestMutatedFrames(t *testing.T) {
 						for round := range rounds {
 							c.round(i, round)
 						}
+						c.workers[i].worker.Offline() // the other may go on for long
 					})
 				}
 				running.Wait()
+				for _, r := range c.workers {
+					r.worker.Online()
+				}
 			} else {
 				for round := range rounds {
 					c.round(0, round)
