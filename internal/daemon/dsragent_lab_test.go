@@ -221,15 +221,22 @@ func TestDSRAgentLab(t *testing.T) {
 // passedBy: the gateway saw no answer, and the agent lists the flows.
 func (l *agentLab) passedBy(t *testing.T, backend string) {
 	t.Helper()
-	services, err := l.client.Services(t.Context(), "web")
-	must(t, err)
-	for _, s := range services {
-		for _, b := range s.Backends {
-			if b.Traffic.Packets.Original == 0 || b.Traffic.Packets.Reply != 0 {
-				t.Errorf("%s: the gateway counted %+v", s.Protocol, b.Traffic)
+	// Workers publish what they counted a moment later.
+	l.await("the gateway has counted the requests", func() bool {
+		services, err := l.client.Services(t.Context(), "web")
+		must(t, err)
+		for _, s := range services {
+			for _, b := range s.Backends {
+				if b.Traffic.Packets.Reply != 0 {
+					t.Fatalf("%s: answers passed the gateway: %+v", s.Protocol, b.Traffic)
+				}
+				if b.Traffic.Packets.Original == 0 {
+					return false
+				}
 			}
 		}
-	}
+		return true
+	})
 	seen := map[string]int{}
 	must(t, l.agent.Flows(t.Context(), control.Filter{}, func(f control.Flow) error {
 		if f.Kind != "dsr-backend" || f.Original.Dst.String() != labVIP || f.Original.Src.String() != lab.Server1Address {
