@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,7 @@ func TestCaptureLab(t *testing.T) {
 	l := newPuntLab(t, program)
 	t.Run("a connection", func(t *testing.T) { testCaptureConnection(t, l) })
 	t.Run("drops", func(t *testing.T) { testCaptureDrops(t, l) })
+	t.Run("the command, interrupted", func(t *testing.T) { testCaptureCommand(t, l, program) })
 	t.Run("one at a time, for a while", func(t *testing.T) { testCaptureEnds(t, l) })
 }
 
@@ -198,5 +200,50 @@ func testCaptureEnds(t *testing.T, l *puntLab) {
 	}, func(*pcapng.Packet) bool { return false })
 	if len(list) != 0 {
 		t.Errorf("%d frames: %s", len(list), list[0].comment)
+	}
+}
+
+// testCaptureCommand ends `sluice capture -w FILE` with SIGINT while packets come:
+// the file ends with a whole packet, and only its owner can read it.
+func testCaptureCommand(t *testing.T, l *puntLab, program string) {
+	path := filepath.Join(t.TempDir(), "x.pcapng")
+	cmd := exec.Command(program, "capture", "--socket", filepath.Join(filepath.Dir(l.file), "control.sock"), "-w", path, "udp", "port", "9999")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	c := l.udp(l.Client1, lab.Client1Address+":0")
+	const enough = 64 << 10
+	deadline := time.Now().Add(30 * time.Second)
+	for size := int64(0); size < enough && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		l.write(c, lab.Server1Address+":9999", make([]byte, 1000))
+		if s, err := os.Stat(path); err == nil {
+			size = s.Size()
+		}
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(said.String(), "\ncaptured ") {
+		t.Errorf("%v: %s", err, said.String())
+	}
+	file, err := os.ReadFile(path)
+	if err != nil || len(file) < enough {
+		t.Fatalf("%v, %d bytes", err, len(file))
+	}
+	if s, err := os.Stat(path); err != nil || s.Mode() != 0o600 {
+		t.Errorf("%v, %v", s.Mode(), err)
+	}
+	in, err := pcapgo.NewNgReader(bytes.NewReader(file), pcapgo.DefaultNgReaderOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; err == nil; n++ {
+		_, _, err = in.ReadPacketData()
+	}
+	if err != io.EOF || n < enough/2000 {
+		t.Errorf("%d packets, then %v", n, err)
 	}
 }
