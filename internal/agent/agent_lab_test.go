@@ -26,6 +26,10 @@ func (r *rig) serveHTTP(n *lab.Namespace, addr string) {
 	var l net.Listener
 	r.must(n.Do(func() (err error) { l, err = net.Listen("tcp4", addr); return err }))
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if n, _ := io.Copy(io.Discard, q.Body); n > 0 {
+			_, _ = fmt.Fprint(w, n)
+			return
+		}
 		var size int
 		if _, err := fmt.Sscanf(q.URL.Path, "/bytes/%d", &size); err == nil {
 			_, _ = w.Write(bytes.Repeat([]byte("sluice"), size/6))

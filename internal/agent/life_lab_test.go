@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"syscall"
@@ -261,5 +262,48 @@ func (r *rig) neighbourChanged(mac net.HardwareAddr) {
 		}))
 	if _, err := unix.Write(fd, b.Bytes()); err != nil && err != syscall.EAGAIN {
 		r.t.Fatal(err)
+	}
+}
+
+// TestUpload: an upload arrives whole, its segments bare or each in an outer header.
+func TestUpload(t *testing.T) {
+	for _, dispatch := range []Dispatch{Option, IPIP} {
+		for where, addr := range map[string]string{"host": nodeAddress, "pod": podAddress} {
+			t.Run(fmt.Sprint(dispatch, "/", where), func(t *testing.T) {
+				r := newRig(t)
+				n := r.node
+				if where == "pod" {
+					n = r.pod
+				}
+				r.serveHTTP(n, addr+":32000")
+				r.standIn.serve(vipDefault, addr+":32000")
+				r.standIn.dispatch = dispatch
+				config := r.config()
+				config.Dispatch = dispatch
+				a := r.start(config)
+				// The stand-in takes and sends what fits a frame.
+				r.offload(r.client, "eth0", unix.ETHTOOL_STSO, 0)
+				r.offload(r.client, "eth0", unix.ETHTOOL_SGSO, 0)
+				link, err := r.client.Netlink().LinkByName("eth0")
+				r.must(err)
+				r.must(r.client.Netlink().LinkSetMTU(link, 1400))
+				c, err := r.connect(clientAddress+":4004", vipDefault, patience)
+				r.must(err)
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(patience))
+				const size = 3 << 20
+				_, err = fmt.Fprintf(c, "POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", size)
+				r.must(err)
+				_, err = c.Write(make([]byte, size))
+				r.must(err)
+				answer, err := io.ReadAll(c)
+				if want := fmt.Sprint(size); err != nil || !bytes.HasSuffix(answer, []byte("\r\n\r\n"+want)) {
+					t.Errorf("%q, %v; want %s bytes uploaded", answer, err, want)
+				}
+				if got, all := r.counter(a, "decapsulated"), r.counter(a, "request"); all == 0 || dispatch == IPIP && got != all {
+					t.Errorf("%d of %d requests were decapsulated", got, all)
+				}
+			})
+		}
 	}
 }

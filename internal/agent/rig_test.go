@@ -263,13 +263,19 @@ func (p *tap) find(f func(*layers.Ethernet, *layers.IPv4, gopacket.Packet) bool)
 // checksums turns the offload of transmit checksums of an interface on or off: off,
 // what is captured is whole.
 func (r *rig) checksums(n *lab.Namespace, name string, on uint32) {
+	r.offload(n, name, unix.ETHTOOL_STXCSUM, on)
+}
+
+// offload turns an offload of an interface on or off (linux/ethtool.h).
+func (r *rig) offload(n *lab.Namespace, name string, which, on uint32) {
+	r.t.Helper()
 	r.must(n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		value := struct{ cmd, data uint32 }{unix.ETHTOOL_STXCSUM, on}
+		value := struct{ cmd, data uint32 }{which, on}
 		var ifr struct {
 			name [unix.IFNAMSIZ]byte
 			data *struct{ cmd, data uint32 }

@@ -75,6 +75,17 @@ func (s *standIn) balance(ip *layers.IPv4, p gopacket.Packet) {
 	if !backend.IsValid() {
 		return
 	}
+	if s.dispatch == IPIP { // the packet inside goes to the service
+		inner := *ip
+		inner.TTL--
+		seg := *p.TransportLayer().(*layers.TCP)
+		_ = seg.SetNetworkLayerForChecksum(&inner)
+		s.send(s.rig.mac(s.rig.gateway), &layers.IPv4{
+			Version: 4, TTL: 64, Protocol: layers.IPProtocolIPv4, Flags: inner.Flags, Id: inner.Id,
+			SrcIP: net.ParseIP(gatewayAddress).To4(), DstIP: backend.Addr().AsSlice(),
+		}, &inner, &seg, gopacket.Payload(seg.Payload))
+		return
+	}
 	out.DstIP = backend.Addr().AsSlice()
 	if informs && s.dispatch == Option {
 		out.Options = []layers.IPv4Option{option(vip.Addr().String(), vip.Port())}
