@@ -277,7 +277,7 @@ func TestUpload(t *testing.T) {
 				}
 				r.serveHTTP(n, addr+":32000")
 				r.standIn.serve(vipDefault, addr+":32000")
-				r.standIn.dispatch = dispatch
+				r.standIn.use(dispatch)
 				config := r.config()
 				config.Dispatch = dispatch
 				a := r.start(config)

@@ -18,7 +18,6 @@ type standIn struct {
 
 	mu       sync.Mutex
 	backends map[netip.AddrPort]netip.AddrPort
-	options  func(vip netip.AddrPort) []layers.IPv4Option // nil: Cilium's alone
 	dispatch Dispatch
 }
 
@@ -44,6 +43,12 @@ func (s *standIn) serve(vip, backend string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.backends[netip.MustParseAddrPort(vip)] = netip.MustParseAddrPort(backend)
+}
+
+func (s *standIn) use(d Dispatch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dispatch = d
 }
 
 func (s *standIn) balance(ip *layers.IPv4, p gopacket.Packet) {
@@ -89,9 +94,6 @@ func (s *standIn) balance(ip *layers.IPv4, p gopacket.Packet) {
 	out.DstIP = backend.Addr().AsSlice()
 	if informs && s.dispatch == Option {
 		out.Options = []layers.IPv4Option{option(vip.Addr().String(), vip.Port())}
-		if s.options != nil {
-			out.Options = s.options(vip)
-		}
 	}
 	payload := gopacket.Payload(p.TransportLayer().LayerPayload())
 	s.send(s.rig.mac(s.rig.gateway), &out, l4, payload)
