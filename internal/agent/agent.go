@@ -59,6 +59,10 @@ func Open(c Config, log *slog.Logger) (*Agent, error) {
 		neighbours: map[neighbour]resolved{}, names: map[int]string{},
 	}
 	if err := a.open(); err != nil {
+		if a.pins != "" && len(a.attached) == 0 {
+			// Nothing works on the maps, and nobody would take them away.
+			err = errors.Join(err, a.pins.remove())
+		}
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil

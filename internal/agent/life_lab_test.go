@@ -2,10 +2,13 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sluice/internal/lab"
+	"sluice/xdp"
 )
 
 // TestSuperFrames: with the offloads of the interface on, a reply is one frame of
@@ -305,5 +309,29 @@ func TestUpload(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestOpenFails: a start that fails leaves neither programs nor pins.
+func TestOpenFails(t *testing.T) {
+	r := newRig(t)
+	config := r.config()
+	config.MaxFlows = 0 // no map has this size
+	r.must(r.node.Do(func() error {
+		if a, err := Open(config, slog.New(slog.DiscardHandler)); err == nil {
+			t.Error("it started")
+			return a.Close()
+		}
+		dir, why := xdp.PinDirectory()
+		if why != "" {
+			return errors.New(why)
+		}
+		if left, err := filepath.Glob(filepath.Join(dir, pinName, "*", "*")); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+		return nil
+	}))
+	if there, err := detachIn(r.node); err != nil || there {
+		t.Errorf("detach: %v, %v", there, err)
 	}
 }
