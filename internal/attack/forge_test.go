@@ -104,7 +104,7 @@ func (r *rig) forgeErrors(m *many) {
 	f := r.raw(r.Server2)
 	before := r.dropped("icmp-error-implausible")
 	for i := range each {
-		known := m.external[i]
+		known := m.external[i%len(m.external)]
 		quoted := ipv4(known.Addr().String(), lab.Server1Address, layers.IPProtocolTCP)
 		tcp := &layers.TCP{SrcPort: layers.TCPPort(known.Port()), DstPort: 7007, Seq: rand.Uint32(), ACK: true, Window: 100}
 		_ = tcp.SetNetworkLayerForChecksum(quoted)
@@ -136,8 +136,8 @@ func (r *rig) forgeResets(m *many) {
 	}
 	server := netip.MustParseAddrPort(lab.Server1Address + port)
 	for i := range each {
-		reset(outside, server, m.external[i])
-		reset(inside, m.inside(i), server)
+		reset(outside, server, m.external[i%len(m.external)])
+		reset(inside, m.inside(i%len(m.conns)), server)
 	}
 	r.eventually("forged resets are seen", func() error {
 		if n := r.status().Router.TCPOutOfWindow - before; n < 2*each*9/10 {
