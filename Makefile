@@ -25,7 +25,7 @@ FUZZTIME ?= 1m
 SOAKTIME ?= 10m
 MUTATIONS ?= 10000000
 
-.PHONY: all build run demo test lint bench profile generate soak faults package test-package test-systemd clean help
+.PHONY: all build run demo demo-dsr test lint bench profile generate soak faults package test-package test-systemd clean help
 
 all: build
 
@@ -34,6 +34,9 @@ build: ## bin/sluice, static
 
 run: build ## the gateway in a lab of network namespaces, with real traffic (root; under a minute)
 	$(ROOT) $(BINARY) lab demo
+
+demo-dsr: build ## Direct Server Return in the same lab, captured packet by packet (root; seconds)
+	$(ROOT) $(BINARY) lab dsr
 
 demo: build ## the same lab, kept up, with commands to try (root; ^C ends it)
 	$(ROOT) $(BINARY) lab up

@@ -33,6 +33,11 @@ completely when it ends.`,
 		Args:  noArgs,
 		RunE:  inLab(demo.Run),
 	}, &cobra.Command{
+		Use:   "dsr",
+		Short: "Show Direct Server Return, packet by packet, with a check of each, and clean up",
+		Args:  noArgs,
+		RunE:  inLab(demo.RunDSR),
+	}, &cobra.Command{
 		Use:   "up",
 		Short: "Keep a lab up, with commands to try, until interrupted",
 		Args:  noArgs,

@@ -19,9 +19,7 @@ import (
 )
 
 const (
-	podNetwork = "10.20.31.0/24"
-	podRouter  = "10.20.31.1"
-	podAddress = "10.20.31.2"
+	podAddress = lab.PodAddress
 	agentPort  = 8080 // of service and servers: ipip cannot change it
 )
 
@@ -48,26 +46,12 @@ func newAgentLab(t *testing.T) *agentLab {
 	dir := t.TempDir()
 	l.conf = filepath.Join(dir, "agent.yaml")
 	l.agent = control.NewClient(filepath.Join(dir, "agent.sock"))
-	pod, err := lab.NewNamespace("pod")
+	pod, err := l.DSRBackend()
 	must(t, err)
 	t.Cleanup(func() { must(t, pod.Close()) })
 	l.pod = pod
-	must(t, lab.Veth(l.Client1, "pod0", pod, lab.HostNIC, lab.VethOptions{}))
-	must(t, l.Client1.AddAddress("pod0", podRouter+"/24"))
-	must(t, pod.AddAddress(lab.HostNIC, podAddress+"/24"))
-	must(t, pod.AddRoute("default", podRouter))
-	must(t, l.Client1.Sysctl("net/ipv4/ip_forward", "1"))
-	must(t, l.Gateway.AddRoute(podNetwork, lab.Client1Address))
 	l.serve(pod, podAddress)
 
-	must(t, lab.Veth(l.Client1, "direct", l.OutsideSwitch, "agent", lab.VethOptions{}))
-	nl := l.OutsideSwitch.Netlink()
-	port, err := nl.LinkByName("agent")
-	must(t, err)
-	bridge, err := nl.LinkByName("br0")
-	must(t, err)
-	must(t, nl.LinkSetMaster(port, bridge))
-	must(t, l.Client1.AddAddress("direct", "198.51.100.21/24"))
 	t.Cleanup(func() {
 		l.endAgent(syscall.SIGTERM)
 		if out, err := l.Client1.Exec(program, "detach"); err != nil || !strings.Contains(string(out), "dsr-agent") {

@@ -20,6 +20,8 @@ type Options struct {
 	Out    io.Writer // gets the table; nil means standard output
 	Queues int       // of the gateway's NICs; 0 means 1
 	Driver string    // of the gateway's sockets, as in its configuration; "" means its default
+
+	services string // further lines of the gateway's configuration
 }
 
 func (o *Options) defaults() error {
@@ -125,7 +127,7 @@ func (l *running) start(ctx context.Context, o Options) (err error) {
 	l.binary = o.Binary
 	l.config = filepath.Join(l.dir, "sluice.yaml")
 	l.socket = filepath.Join(l.dir, "control.sock")
-	text := lab.PersistentConfig(l.socket, filepath.Join(memory, "flows")) + fmt.Sprintf("conntrack: {max-flows: %d}\n", maxFlows) + o.driver()
+	text := lab.PersistentConfig(l.socket, filepath.Join(memory, "flows")) + fmt.Sprintf("conntrack: {max-flows: %d}\n", maxFlows) + o.driver() + o.services
 	if err := os.WriteFile(l.config, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}

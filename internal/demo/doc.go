@@ -3,6 +3,9 @@
 // the servers whom they saw and the gateway what it did, prints all of that as
 // a table, and removes everything. Every row is a check that can fail.
 //
+// RunDSR is the story of `make demo-dsr`: the lab with a backend node for Direct
+// Server Return, and the packets of each exchange captured where they pass.
+//
 // It owns the traffic and what is expected of it. The topology and the checker
 // of leaks are the lab's; the gateway is the program itself, used through its
 // commands and its control socket like anyone else would.

@@ -43,10 +43,10 @@ func (s *servers) http(h host, address string, payload []byte) error {
 	return nil
 }
 
-// who answers a line over TCP with the same line and the address it came from,
+// who answers, at an address with its port, a line over TCP with the same line and the address it came from,
 // until the client closes.
 func (s *servers) who(h host, address string) error {
-	return s.serve(h, at(address, portWho), func(c net.Conn) error {
+	return s.serve(h, address, func(c net.Conn) error {
 		lines := bufio.NewScanner(c)
 		for lines.Scan() {
 			if _, err := fmt.Fprintf(c, "%s %s\n", lines.Text(), c.RemoteAddr()); err != nil {
@@ -71,7 +71,7 @@ func (s *servers) session(h host, address string) error {
 // whoUDP answers a datagram with the address it came from, a line, and its
 // content.
 func (s *servers) whoUDP(h host, address string) error {
-	c, err := h.packets("udp4", at(address, portWhoUDP))
+	c, err := h.packets("udp4", address)
 	if err != nil {
 		return err
 	}

@@ -58,11 +58,11 @@ func newStory(top *lab.Topology) (*story, error) {
 	err := errors.Join(
 		s.servers.http(s.server1, lab.Server1Address, s.payload),
 		s.servers.http(s.excluded, lab.ExcludedAddress, s.payload),
-		s.servers.who(s.server2, lab.Server2Address),
-		s.servers.who(s.client1, lab.Client1Address),
-		s.servers.whoUDP(s.server1, lab.Server1Address),
-		s.servers.whoUDP(s.server2, lab.Server2Address),
-		s.servers.whoUDP(s.excluded, lab.ExcludedAddress),
+		s.servers.who(s.server2, at(lab.Server2Address, portWho)),
+		s.servers.who(s.client1, at(lab.Client1Address, portWho)),
+		s.servers.whoUDP(s.server1, at(lab.Server1Address, portWhoUDP)),
+		s.servers.whoUDP(s.server2, at(lab.Server2Address, portWhoUDP)),
+		s.servers.whoUDP(s.excluded, at(lab.ExcludedAddress, portWhoUDP)),
 		s.servers.session(s.server1, lab.Server1Address),
 		s.servers.session(s.gateway, lab.GatewayOutside),
 	)

@@ -73,34 +73,15 @@ const receiveBuffer = 32 << 20
 
 // Watch starts to check the frames that arrive on ifname in n.
 func Watch(n *Namespace, ifname string, p Policy) (*Checker, error) {
-	link, err := n.link(ifname)
+	c := &Checker{ns: n, ifname: ifname, policy: p, done: make(chan struct{})}
+	before, err := c.received()
 	if err != nil {
 		return nil, err
 	}
-	c := &Checker{ns: n, ifname: ifname, policy: p, done: make(chan struct{})}
-	fd := -1
-	err = n.Do(func() (err error) {
-		// Protocol 0: nothing is received until the filter is in place and
-		// bind names the protocol.
-		fd, err = syscall.Socket(syscall.AF_PACKET, syscall.SOCK_RAW|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("lab: packet socket in %s: %w", n.name, err)
+	if c.file, err = packetSocket(n, ifname, suspicious(p.Sources)); err != nil {
+		return nil, err
 	}
-	err = errors.Join(
-		attachFilter(fd, suspicious(p.Sources)),
-		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, receiveBuffer),
-		syscall.Bind(fd, &syscall.SockaddrLinklayer{Protocol: networkOrder(syscall.ETH_P_ALL), Ifindex: link.Attrs().Index}),
-	)
-	if err == nil {
-		c.before, err = c.received()
-	}
-	if err != nil {
-		syscall.Close(fd)
-		return nil, fmt.Errorf("lab: watch %s in %s: %w", ifname, n.name, err)
-	}
-	c.file = os.NewFile(uintptr(fd), "packet:"+ifname)
+	c.before = before
 	go c.read()
 	return c, nil
 }

@@ -30,8 +30,8 @@ const (
 	HostNIC    = "eth0"
 )
 
-// toGateway is the port of each switch that the gateway is plugged into.
-const toGateway = "gateway"
+// GatewayPort is the port of each switch that the gateway is plugged into.
+const GatewayPort = "gateway"
 
 // Options shapes the topology.
 type Options struct {
@@ -101,8 +101,8 @@ func (t *Topology) build(o Options) error {
 		*n.ns = ns
 	}
 	cables := []cable{
-		{t.Gateway, InsideNIC, t.InsideSwitch, toGateway, o.InsideQueues},
-		{t.Gateway, OutsideNIC, t.OutsideSwitch, toGateway, o.OutsideQueues},
+		{t.Gateway, InsideNIC, t.InsideSwitch, GatewayPort, o.InsideQueues},
+		{t.Gateway, OutsideNIC, t.OutsideSwitch, GatewayPort, o.OutsideQueues},
 		{t.Client1, HostNIC, t.InsideSwitch, "client1", 0},
 		{t.Client2, HostNIC, t.InsideSwitch, "client2", 0},
 		{t.Server1, HostNIC, t.OutsideSwitch, "server1", 0},
@@ -115,14 +115,14 @@ func (t *Topology) build(o Options) error {
 	if err := t.address(); err != nil {
 		return err
 	}
-	if err := t.InsideSwitch.Bridge("br0", toGateway, "client1", "client2"); err != nil {
+	if err := t.InsideSwitch.Bridge("br0", GatewayPort, "client1", "client2"); err != nil {
 		return err
 	}
-	if err := t.OutsideSwitch.Bridge("br0", toGateway, "server1", "server2", "excluded"); err != nil {
+	if err := t.OutsideSwitch.Bridge("br0", GatewayPort, "server1", "server2", "excluded"); err != nil {
 		return err
 	}
 	var err error
-	t.Checker, err = Watch(t.OutsideSwitch, toGateway, MasqueradePolicy())
+	t.Checker, err = Watch(t.OutsideSwitch, GatewayPort, MasqueradePolicy())
 	return err
 }
 
