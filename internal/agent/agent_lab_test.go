@@ -257,7 +257,7 @@ func TestFragments(t *testing.T) {
 func (r *rig) checkPath(backend string) {
 	r.t.Helper()
 	wire := []byte{0x9a, 8, 0x00, 0x7d, 0x02, 0x00, 0x12, 0xac}
-	requests := r.toNode.find(func(e *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool {
+	requests := r.toNode.some(func(e *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool {
 		return ip.SrcIP.String() == clientAddress && e.SrcMAC.String() == r.mac(r.gateway).String()
 	})
 	for _, frame := range requests {
@@ -269,7 +269,7 @@ func (r *rig) checkPath(backend string) {
 			r.t.Errorf("option is %v in % x", has, frame[14:])
 		}
 	}
-	replies := r.toClient.find(func(e *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool {
+	replies := r.toClient.some(func(e *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool {
 		if ip.SrcIP.String() == backend {
 			r.t.Errorf("a reply left untranslated: %v", ip)
 		}

@@ -184,7 +184,7 @@ func TestOptionStays(t *testing.T) {
 	}
 	r.count(a, "learned", 1)
 	r.count(a, "stripped", 0)
-	if n := len(inPod.find(func(_ *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool { return len(ip.Options) > 0 })); n != 1 {
+	if n := len(inPod.some(func(_ *layers.Ethernet, ip *layers.IPv4, _ gopacket.Packet) bool { return len(ip.Options) > 0 })); n != 1 {
 		t.Errorf("%d packets with the option reached the pod, want 1", n)
 	}
 }

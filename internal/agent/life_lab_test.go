@@ -38,7 +38,7 @@ func TestSuperFrames(t *testing.T) {
 			if got := r.get(vipDefault, "/bytes/6000000"); !bytes.Equal(got, bytes.Repeat([]byte("sluice"), 1000000)) {
 				t.Errorf("the download is %d bytes of something else", len(got))
 			}
-			large := r.toClient.find(func(_ *layers.Ethernet, ip *layers.IPv4, p gopacket.Packet) bool {
+			large := r.toClient.some(func(_ *layers.Ethernet, ip *layers.IPv4, p gopacket.Packet) bool {
 				return ip.SrcIP.String() == vipAddress && len(p.Data()) > 3000
 			})
 			if len(large) == 0 {

@@ -260,6 +260,16 @@ func (p *tap) find(f func(*layers.Ethernet, *layers.IPv4, gopacket.Packet) bool)
 	return all
 }
 
+// some is find that waits for the reader of the tap, which may not have come to what
+// was answered already.
+func (p *tap) some(f func(*layers.Ethernet, *layers.IPv4, gopacket.Packet) bool) (all [][]byte) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if all = p.find(f); len(all) > 0 || time.Now().After(deadline) {
+			return all
+		}
+	}
+}
+
 // checksums turns the offload of transmit checksums of an interface on or off: off,
 // what is captured is whole.
 func (r *rig) checksums(n *lab.Namespace, name string, on uint32) {
