@@ -25,7 +25,7 @@ FUZZTIME ?= 1m
 SOAKTIME ?= 10m
 MUTATIONS ?= 10000000
 
-.PHONY: all build run demo demo-dsr test lint bench profile generate soak faults package test-package test-systemd clean help
+.PHONY: all build run demo demo-dsr test lint bench profile generate fuzz soak faults package test-package test-systemd clean help
 
 all: build
 
@@ -71,6 +71,15 @@ profile: ## bench/sluice.pgo, by which build optimises; after changes of the pac
 
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp ./internal/agent
+
+# A number of inputs, and no time, so that a busy machine does not fail.
+FUZZ     := ./internal/packet:FuzzParse ./nat:FuzzRewrite ./nat:FuzzRewriteError
+FUZZRUNS ?= 20000
+
+fuzz: ## FUZZRUNS (default 20000) new inputs for each that reads packets or translates them; soak does all targets, for longer
+	@for target in $(FUZZ); do \
+		$(GO) test -run '^$$' -fuzz "^$${target#*:}\$$" -fuzztime $(FUZZRUNS)x $${target%:*} || exit 1; \
+	done
 
 soak: ## MUTATIONS damaged frames (default ten million) through the pipeline, random faults under traffic for SOAKTIME (default 10m; root), every fuzz target for FUZZTIME (default 1m)
 	SLUICE_MUTATIONS=$(MUTATIONS) $(GO) test -count=1 -timeout 0 -v -run '^TestMutatedFrames$$' ./internal/gateway
