@@ -110,12 +110,17 @@ func (l *puntLab) fragmentCounts() {
 			l.t.Errorf("%d dropped as %s", n, reason)
 		}
 	}
-	s, err := l.client.Status(context.Background())
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if r := &s.Router; r.FragmentsFollowed == 0 || r.FragmentsHeld == 0 {
-		l.t.Errorf("status: %+v", r)
+	// Workers publish their counters several times a second.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s, err := l.client.Status(context.Background())
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if r := &s.Router; r.FragmentsFollowed > 0 && r.FragmentsHeld > 0 {
+			return
+		} else if time.Now().After(deadline) {
+			l.t.Fatalf("status: %+v", r)
+		}
 	}
 }
 

@@ -274,7 +274,7 @@ func (l *serviceLab) drained(t *testing.T) {
 		t.Errorf("served by %q, and all backends are drained", body)
 	}
 	s, err := l.client.Status(t.Context())
-	if err != nil || len(s.Degraded) != 2 || !strings.Contains(s.Degraded[0].What, "service web (tcp) has no backend") {
+	if err != nil || withoutBackend(&s) != 2 {
 		t.Errorf("%+v, %v", s.Degraded, err)
 	}
 	set(lab.Client1Address, false)
@@ -341,9 +341,20 @@ func (l *serviceLab) died(t *testing.T) {
 	l.listeners[lab.Client2Address].Close()
 	l.await(t, "dead", 2)
 	s, err := l.client.Status(t.Context())
-	if err != nil || len(s.Degraded) != 2 {
+	if err != nil || withoutBackend(&s) != 2 {
 		t.Errorf("%+v, %v", s.Degraded, err)
 	}
+}
+
+// withoutBackend counts the services that status says have no backend: on a busy
+// machine it may say more.
+func withoutBackend(s *control.Status) (n int) {
+	for _, d := range s.Degraded {
+		if strings.HasPrefix(d.What, "service ") && strings.Contains(d.What, "has no backend") {
+			n++
+		}
+	}
+	return n
 }
 
 // await waits until n backends of the TCP service are in a state.
