@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -68,7 +67,7 @@ func (a *Agent) adopt() error {
 	for _, l := range links {
 		h := hook{ifindex: l.ifindex, reply: l.attach == ebpf.AttachTCXEgress}
 		if l.ifindex == 0 || a.attached[h] != nil {
-			err = errors.Join(err, l.Detach(), os.Remove(l.path), l.Close())
+			err = errors.Join(err, l.Detach(), removePin(l.path), l.Close())
 			continue
 		}
 		a.attached[h] = &attachment{link: l.Link, path: l.path}
@@ -192,7 +191,7 @@ func (at *attachment) remove(h *netlink.Handle) error {
 		err = nil
 	}
 	if at.path != "" {
-		err = errors.Join(err, os.Remove(at.path))
+		err = errors.Join(err, removePin(at.path))
 	}
 	return errors.Join(err, at.link.Close())
 }

@@ -51,12 +51,21 @@ func (p pins) remove() error {
 	var errs []error
 	files, err := filepath.Glob(filepath.Join(p.maps(), "*"))
 	for _, f := range files {
-		errs = append(errs, os.Remove(f))
+		errs = append(errs, removePin(f))
 	}
 	for _, d := range []string{p.maps(), p.links(), string(p), filepath.Dir(string(p)), filepath.Dir(filepath.Dir(string(p)))} {
 		_ = os.Remove(d) // others' pins may be in it
 	}
 	return errors.Join(append(errs, err)...)
+}
+
+// removePin takes a pin away. Another process may have been faster: whoever attaches
+// removes what dead namespaces and devices left.
+func removePin(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // pinnedLink is a TCX link that an earlier process left.
@@ -75,6 +84,9 @@ func (p pins) pinned() ([]pinnedLink, error) {
 	var all []pinnedLink
 	for _, path := range paths {
 		l, err := link.LoadPinnedLink(path, nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
 		if err != nil {
 			return all, fmt.Errorf("%s: %w", path, err)
 		}
