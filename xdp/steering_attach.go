@@ -47,7 +47,7 @@ func (s *Steering) Attach(port int) error {
 	if s.attached[port] != nil {
 		return refuse(p.NIC.Name, "it is steered already", "")
 	}
-	dir, why := pinDirectory()
+	dir, why := PinDirectory()
 	if why == "" {
 		removeDeadPins()
 		adopted, err := s.adopt(port, dir)

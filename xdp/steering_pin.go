@@ -28,9 +28,9 @@ const (
 	pinFile   = "link"
 )
 
-// pinDirectory is where the links of the caller's network namespace are pinned,
-// or why pins are not possible. It mounts bpffs if there is none.
-func pinDirectory() (dir, why string) {
+// PinDirectory is where what belongs to the caller's network namespace is pinned,
+// in bpffs, or why pins would not last. It mounts bpffs if there is none.
+func PinDirectory() (dir, why string) {
 	if why := ensureBPFFS(); why != "" {
 		return "", why
 	}
@@ -237,7 +237,3 @@ func DetachPinned(ifindex int) ([]string, error) {
 	}
 	return names, errors.Join(errs...)
 }
-
-// PinDirectory is where what belongs to the caller's network namespace is pinned,
-// in bpffs, or why pins would not last. It mounts bpffs if there is none.
-func PinDirectory() (dir, why string) { return pinDirectory() }
