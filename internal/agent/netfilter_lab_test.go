@@ -2,10 +2,10 @@ package agent
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
+
+	"sluice/internal/lab"
 )
 
 // TestNetfilter: a firewall that tracks connections sits between the hooks and sees
@@ -13,12 +13,7 @@ import (
 // new, masquerades none, and undoes its own translation of a published port.
 func TestNetfilter(t *testing.T) {
 	r := newRig(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("nft is not installed: apt-get install nftables")
-		}
-		t.Skip("nft is not installed")
-	}
+	lab.RequireProgram(t, "nft", "nftables")
 	for _, command := range []string{
 		"add table ip f",
 		"add chain ip f forward { type filter hook forward priority 0; policy drop; }",

@@ -2,7 +2,6 @@ package bypass
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,12 +61,7 @@ func TestRules(t *testing.T) {
 	} else if got := rules(); !slices.Contains(got, "tc egress of eth0: 1 filter") {
 		t.Errorf("with a tc filter: %q", got)
 	}
-	if _, err := exec.LookPath("nft"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("nft is not installed: apt-get install nftables")
-		}
-		t.Skip("nft is not installed")
-	}
+	lab.RequireProgram(t, "nft", "nftables")
 	for _, command := range []string{
 		"add table ip edge", "add chain ip edge forward { type filter hook forward priority 0; }",
 		"add rule ip edge forward ip daddr 192.0.2.1 drop", "add rule ip edge forward counter",

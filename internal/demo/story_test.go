@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -78,9 +77,7 @@ func TestStoryWithoutMasquerading(t *testing.T) {
 // TestStoryOverNetfilter tells it over netfilter's masquerading, an
 // implementation that shares nothing with ours: all must pass.
 func TestStoryOverNetfilter(t *testing.T) {
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("nft is not installed; it is only the comparison")
-	}
+	lab.RequireProgram(t, "nft", "nftables")
 	top, table := kernelGateway(t, `
 table ip lab {
 	chain postrouting {

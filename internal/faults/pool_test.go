@@ -3,8 +3,6 @@ package faults
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -52,12 +50,7 @@ func TestPoolAddresses(t *testing.T) {
 // since nothing else would tell why it does nothing.
 func TestBypassedRules(t *testing.T) {
 	lab.RequireRoot(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("nft is not installed: apt-get install nftables")
-		}
-		t.Skip("nft is not installed")
-	}
+	lab.RequireProgram(t, "nft", "nftables")
 	r := newRig(t)
 	g := r.start(config(""), "--detach-on-exit")
 	for _, command := range []string{"add table ip edge", "add chain ip edge forward", "add rule ip edge forward counter"} {

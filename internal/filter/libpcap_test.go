@@ -14,6 +14,8 @@ import (
 	"sluice/conntrack"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
+
+	"sluice/internal/lab"
 )
 
 // TestAgainstLibpcap: of a packet that nothing is done with, a filter says what
@@ -21,11 +23,7 @@ import (
 // golang.org/x/net/bpf's. Without tcpdump TestAgainstGopacket and the tables hold
 // the language.
 func TestAgainstLibpcap(t *testing.T) {
-	tcpdump, err := exec.LookPath("tcpdump")
-	if err != nil {
-		t.Log("no tcpdump here to compile filters")
-		return
-	}
+	tcpdump := lab.RequireProgram(t, "tcpdump", "tcpdump")
 	texts := append([]string{}, libpcapTexts...)
 	drawn := rapid.Custom(func(t *rapid.T) string { return drawText(t, 3) })
 	for i := range 40 {

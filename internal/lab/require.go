@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"sync"
 	"syscall"
@@ -35,6 +36,21 @@ func RequireRoot(t TB) {
 		noteLeftOut(t.Name())
 		t.Skip(err)
 	}
+}
+
+// RequireProgram returns the path of a program that a test needs. Where it is not
+// installed the test is skipped, and under CI=true fails.
+func RequireProgram(t TB, name, debianPackage string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%s is not installed (apt-get install %s); under CI=true no test may be left out", name, debianPackage)
+		}
+		noteLeftOut(t.Name())
+		t.Skip(name + " is not installed: apt-get install " + debianPackage)
+	}
+	return path
 }
 
 var privileged = sync.OnceValue(func() error {

@@ -6,17 +6,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sluice/internal/lab"
 )
 
 // TestUnit: systemd understands every line of the unit.
 func TestUnit(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("systemd-analyze is missing (apt-get install systemd); under CI=true no test may be left out")
-		}
-		t.Skip(err)
-	}
+	analyze := lab.RequireProgram(t, "systemd-analyze", "systemd")
 	text, err := os.ReadFile("sluice.service")
 	if err != nil {
 		t.Fatal(err)

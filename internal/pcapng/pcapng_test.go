@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/gopacket/pcapgo"
 	"pgregory.net/rapid"
+
+	"sluice/internal/lab"
 )
 
 var begin = time.Unix(1_800_000_000, 123456789)
@@ -121,11 +123,7 @@ func holdGopacket(t *rapid.T, file []byte, interfaces []Interface, packets []Pac
 
 // TestTcpdumpReads: where there is a tcpdump, it reads the file.
 func TestTcpdumpReads(t *testing.T) {
-	tcpdump, err := exec.LookPath("tcpdump")
-	if err != nil {
-		t.Log("no tcpdump here; gopacket reads the file in TestReadBack")
-		return
-	}
+	tcpdump := lab.RequireProgram(t, "tcpdump", "tcpdump")
 	frame := append(bytes.Repeat([]byte{0xff}, 12), 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 7, 7, 7, 7, 7, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 2)
 	var b bytes.Buffer
 	w := NewWriter(&b)
