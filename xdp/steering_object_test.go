@@ -1,81 +1,39 @@
 package xdp
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf"
+
+	"sluice/internal/ebpfobject"
 )
 
+func steerSpec(t *testing.T) *ebpf.CollectionSpec {
+	t.Helper()
+	spec, err := loadSteer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
 // TestObjectIsOfItsSource: the committed object and Go declarations come from
-// the committed source and flags. Needs no clang.
+// the committed source and flags.
 func TestObjectIsOfItsSource(t *testing.T) {
-	recorded, err := os.ReadFile("steering.sha256")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for line := range strings.Lines(string(recorded)) {
-		sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
-		if !ok {
-			t.Fatalf("steering.sha256: not a line of sha256sum: %q", line)
-		}
-		names = append(names, name)
-		content, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := sha256.Sum256(content); hex.EncodeToString(got[:]) != sum {
-			t.Errorf("%s is not what the object was made of or with: run go generate ./xdp", name)
-		}
-	}
-	sources, err := filepath.Glob("steering/*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range append(sources, "steering_generate.go", "steering_bpfel.go", "steering_bpfel.o") {
-		if !slices.Contains(names, name) {
-			t.Errorf("steering.sha256 does not record %s", name)
-		}
-	}
+	ebpfobject.OfItsSource(t, "steering.sha256", "steering/*", "steering_generate.go", "steering_bpfel.go", "steering_bpfel.o")
 }
 
 // TestCounterNames: the names that Go publishes are those of the C enum.
 func TestCounterNames(t *testing.T) {
-	spec, err := loadSteer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var reasons *btf.Enum
-	if err := spec.Types.TypeByName("reason", &reasons); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := len(reasons.Values), len(steeringReasons)+1; got != want {
-		t.Fatalf("enum reason has %d values, want %d with REASONS", got, want)
-	}
-	for _, v := range reasons.Values[:len(steeringReasons)] {
-		r := steeringReasons[v.Value]
-		if want := strings.ReplaceAll(strings.ToLower(v.Name), "_", "-"); r.name != want {
-			t.Errorf("%s is named %q, want %q", v.Name, r.name, want)
-		}
+	var names []string
+	for _, r := range steeringReasons {
+		names = append(names, r.name)
 		if r.text == "" {
-			t.Errorf("%s has no text", v.Name)
+			t.Errorf("%s has no text", r.name)
 		}
 	}
+	ebpfobject.Names(t, steerSpec(t), "reason", names)
 }
 
-// TestLicence: helpers reserved for GPL programs must not creep in.
-func TestLicence(t *testing.T) {
-	spec, err := loadSteer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := spec.Programs[steerProgSteer].License; got != "Apache-2.0" {
-		t.Errorf("the program's licence is %q", got)
-	}
-}
+// TestLicence: object and sources are under the licence that the documents name.
+func TestLicence(t *testing.T) { ebpfobject.Licence(t, steerSpec(t), "steering/*") }

@@ -60,6 +60,8 @@ var mayImport = map[string][]string{
 	"internal/attack": {"internal/lab", "internal/control"},
 	"internal/arrows": {},
 
+	"internal/ebpfobject": {},
+
 	"internal/plant":              {},
 	"internal/packaging":          {},
 	"internal/packaging/licences": {},
@@ -69,7 +71,7 @@ var mayImport = map[string][]string{
 }
 
 // testsMayImport is what the tests of any package may import besides.
-var testsMayImport = []string{"internal/lab", "internal/packet", "internal/verdict"}
+var testsMayImport = []string{"internal/lab", "internal/ebpfobject", "internal/packet", "internal/verdict"}
 
 // pure are the packages whose time, memory and frames are passed in. They run
 // the same under a test, a fuzzer and the gateway.

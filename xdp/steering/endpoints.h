@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // Reading a packet's ports and identifiers, with every bound checked: the
 // header's length is the packet's word, and the frame can end anywhere.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // What Go and the steering program share: constants, set before loading; maps,
 // changed at any time by Go (all but fragments and counters) or by the program.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // The steering program decides for every frame that an interface receives
 // whether a Sluice worker gets it, through the AF_XDP socket of the queue it
@@ -30,12 +30,12 @@
 // the host would answer them with a reset and end the connection.
 //
 // What Go configures: constants before loading, maps at any time. The program
-// needs no CO-RE, no loop and only helpers that Linux 5.15 has for any licence.
+// needs no CO-RE, no loop and only helpers that Linux 5.15 has.
 
 #include "endpoints.h"
 #include "maps.h"
 
-char __license[] SEC("license") = "Apache-2.0";
+char __license[] SEC("license") = "Dual BSD/GPL";
 
 // A function of its own, so that the object's BTF has the enum, which Go reads.
 static __attribute__((noinline)) void count(enum reason reason)

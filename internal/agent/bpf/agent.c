@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // The agent's two programs, at the TC hooks of a backend node:
 //
@@ -15,7 +15,7 @@
 #include "strip.h"
 #include "reply.h"
 
-char __license[] SEC("license") = "Apache-2.0";
+char __license[] SEC("license") = "Dual BSD/GPL";
 
 // PACKET_HOST of linux/if_packet.h: to our MAC, and no group's.
 enum { PACKET_HOST = 0 };

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // What Go and the agent's programs share. The Go side of each layout is in
 // ../maps.go and ../flows.go. `flows` and `fragments` are pinned and outlive a

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // Reading and changing a packet through the helpers, which keep its checksums
 // right whatever state they are in: complete, partial, or taken by the NIC.

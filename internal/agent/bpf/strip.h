@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 //
 // The three ways in which a service address comes to a backend (option, ipip,
 // geneve), and how what carried it is taken away.

@@ -1,9 +1,11 @@
 // Command licences prints the licences of everything that is linked into sluice:
-// its own and those of the modules that the program is built from.
+// its own, that of its eBPF programs, and those of the modules that the program is
+// built from.
 package main
 
 import (
 	"bytes"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +14,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sort"
+)
+
+// The eBPF programs may be had under either.
+var (
+	//go:embed GPL-2.0-only.txt
+	gpl []byte
+	//go:embed BSD-2-Clause.txt
+	bsd []byte
 )
 
 // module is what `go list` says of a module.
@@ -37,10 +47,17 @@ func write(w io.Writer) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.Path, err)
 		}
-		fmt.Fprintf(w, "==== %s %s\n\n%s\n", m.Path, m.Version, bytes.TrimSpace(text))
-		fmt.Fprintln(w)
+		section(w, m.Path+" "+m.Version, text)
+		if m.Main {
+			section(w, "its eBPF programs, under either this licence: BSD-2-Clause", bsd)
+			section(w, "or this one: GPL-2.0-only", gpl)
+		}
 	}
 	return nil
+}
+
+func section(w io.Writer, title string, text []byte) {
+	fmt.Fprintf(w, "==== %s\n\n%s\n\n", title, bytes.TrimSpace(text))
 }
 
 // linked lists the modules whose packages sluice is built from.
