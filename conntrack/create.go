@@ -251,7 +251,7 @@ func (w *Worker) Retire(f *Flow, why verdict.Reason) bool {
 // whether it has ended.
 func (w *Worker) expire(f *Flow, s status) bool {
 	seen := f.lastSeen()
-	return w.table.limits.Load().expired(s.state(), seen, w.now) && w.endSilent(f, seen)
+	return w.table.limits.Load().expired(f, s.state(), seen, w.now) && w.endSilent(f, seen)
 }
 
 // endSilent ends a flow that has been silent since seen, and reports whether it

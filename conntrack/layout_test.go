@@ -144,7 +144,7 @@ func TestHotAccessorsInline(t *testing.T) {
 	for _, f := range []string{
 		"(*Flow).Tuple", "(*Flow).Translated", "(*Flow).Touch", "(*Flow).NextHop", "(*Flow).SetNextHop",
 		"(*Flow).Kind", "(*Flow).InPort", "(*Flow).OutPort", "(*Flow).lastSeen", "(*Worker).Update",
-		"Tuple.Reverse", "(*Tuple).key", "(*seed).hash", "reduce", "(*limits).expired",
+		"Tuple.Reverse", "(*Tuple).key", "(*seed).hash", "reduce", "(*limits).idle",
 	} {
 		if !inlined[f] {
 			t.Errorf("%s is not inlined", f)

@@ -48,7 +48,7 @@ func (t *Table) SourceOf(m *Mapping) *Source {
 func (w *Worker) restUntil(proto uint8, s State, why verdict.Reason) Tick {
 	rest := Tick(w.table.rest.Load())
 	if proto == packet.ProtoTCP && why == verdict.None {
-		rest -= min(rest, w.table.limits.Load()[s%stateSpace])
+		rest -= min(rest, w.table.limits.Load().usual[s%stateSpace])
 	}
 	if rest == 0 || why == verdict.EarlyDrop {
 		return 0

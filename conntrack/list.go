@@ -77,7 +77,7 @@ func (f *Flow) snapshot(id uint32, limits *limits, to *Snapshot) bool {
 	*to = Snapshot{
 		ID: id, Generation: f.generation, Original: f.tuple[0], Reply: f.tuple[1],
 		Kind: f.Kind(), State: s.state(), InPort: f.in, OutPort: f.out, Service: f.service, Backend: f.backend,
-		Created: f.created, LastSeen: f.lastSeen(), Timeout: limits[s.state()],
+		Created: f.created, LastSeen: f.lastSeen(), Timeout: limits.of(s.state(), &f.tuple[Original]),
 	}
 	for d := range f.packets {
 		to.Packets[d], to.Bytes[d] = atomic.LoadUint64(&f.packets[d]), atomic.LoadUint64(&f.bytes[d])

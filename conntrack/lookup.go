@@ -110,7 +110,7 @@ func (w *Worker) compare(l *Lookup, n int) {
 		d := slotDirection(word)
 		f := &t.flows[slotID(word)]
 		s := status(f.status.Load())
-		if s.phase() == phaseLive && f.is(d, &l.Keys[i]) && !limits.expired(s.state(), f.lastSeen(), w.now) {
+		if s.phase() == phaseLive && f.is(d, &l.Keys[i]) && !limits.idle(s.state(), f.lastSeen(), w.now) {
 			l.Flow[i], l.Dir[i] = f, d
 			continue
 		}

@@ -38,14 +38,33 @@ func (m *model) find(key Tuple) (*modelFlow, Direction) {
 }
 
 // expire ends what was silent for too long.
-func (m *model) expire(limits *limits, now Tick) (n int) {
+func (m *model) expire(t *Timeouts, now Tick) (n int) {
 	for _, f := range append([]*modelFlow(nil), m.flows...) {
-		if now-f.seen > limits[f.state] {
+		if now-f.seen > f.timeout(t) {
 			m.end(f)
 			n++
 		}
 	}
 	return n
+}
+
+// timeout is what a UDP flow has by the words of the configuration.
+func (f *modelFlow) timeout(t *Timeouts) Tick {
+	own, has := Tick(0), false
+	for _, p := range t.UDPPorts {
+		if p.First <= f.original.DstPort && f.original.DstPort <= p.Last {
+			own, has = p.Timeout, true
+		}
+	}
+	switch {
+	case f.state == UDPReplied && has:
+		return own
+	case f.state == UDPReplied:
+		return t.UDP
+	case has:
+		return min(own, t.UDPUnreplied)
+	}
+	return t.UDPUnreplied
 }
 
 func (m *model) end(f *modelFlow) {
@@ -66,14 +85,14 @@ func (m *model) end(f *modelFlow) {
 // machine runs the table and the model side by side. Several workers take
 // turns, so that what one of them buries others have to wait for.
 type machine struct {
-	table  *Table
-	ws     []*Worker
-	x      *External
-	model  model
-	limits *limits
-	now    Tick
-	audit  func()
-	steps  int
+	table *Table
+	ws    []*Worker
+	x     *External
+	model model
+	times Timeouts
+	now   Tick
+	audit func()
+	steps int
 }
 
 const modelCapacity = 12
@@ -104,7 +123,7 @@ func (m *machine) same(t *rapid.T, f *Flow, d Direction, want *modelFlow, dir Di
 
 func (m *machine) Find(t *rapid.T) {
 	key, w := m.key(t), m.worker(t)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	f, d := w.Find(key, m.now)
 	want, dir := m.model.find(key)
 	m.same(t, f, d, want, dir)
@@ -117,7 +136,7 @@ func (m *machine) LookupBurst(t *rapid.T) {
 		l.Keys[i] = m.key(t)
 	}
 	m.worker(t).LookupBurst(&l, n, m.now)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	for i := range n {
 		want, dir := m.model.find(l.Keys[i])
 		m.same(t, l.Flow[i], l.Dir[i], want, dir)
@@ -127,7 +146,7 @@ func (m *machine) LookupBurst(t *rapid.T) {
 func (m *machine) Packet(t *rapid.T) {
 	key, w := m.key(t), m.worker(t)
 	n := rapid.IntRange(0, 1500).Draw(t, "bytes")
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	f, d := w.Find(key, m.now)
 	want, dir := m.model.find(key)
 	m.same(t, f, d, want, dir)
@@ -145,13 +164,13 @@ func (m *machine) Packet(t *rapid.T) {
 
 func (m *machine) Create(t *rapid.T) {
 	key, w := m.key(t), m.worker(t)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	m.create(t, w, &NewFlow{Original: key, Reply: key.Reverse()}, Tuple{})
 }
 
 func (m *machine) Masquerade(t *rapid.T) {
 	key, w := m.key(t), m.worker(t)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	// What the table has not noticed yet keeps its port: let it notice.
 	for i := range m.table.flows {
 		w.Find(m.table.flows[i].tuple[Original], m.now)
@@ -245,7 +264,7 @@ func (m *machine) mayRefuse(t *rapid.T, w *Worker, capacity int, of func(*Worker
 
 func (m *machine) Retire(t *rapid.T) {
 	key, w := m.key(t), m.worker(t)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	f, _ := w.Find(key, m.now)
 	want, _ := m.model.find(key)
 	if f == nil {
@@ -261,9 +280,22 @@ func (m *machine) Time(t *rapid.T) {
 	m.now += Tick(rapid.SampledFrom([]int{1, 10, 100, 1000, 3000}).Draw(t, "ticks"))
 }
 
+// Reload gives UDP flows other time-outs by their ports, those that exist too.
+func (m *machine) Reload(t *rapid.T) {
+	m.model.expire(&m.times, m.now)
+	m.worker(t).Sweep(2*modelCapacity, m.now) // what the old ones ended has ended
+	m.times.UDPPorts = nil
+	for port := uint16(1); port <= 3; port++ {
+		if own := rapid.SampledFrom([]Tick{0, 5, 200, 4000}).Draw(t, "own"); own != 0 {
+			m.times.UDPPorts = append(m.times.UDPPorts, PortTimeout{port, port, own})
+		}
+	}
+	m.table.SetTimeouts(&m.times)
+}
+
 func (m *machine) Sweep(t *rapid.T) {
 	w := m.worker(t)
-	m.model.expire(m.limits, m.now)
+	m.model.expire(&m.times, m.now)
 	w.Sweep(2*modelCapacity, m.now)
 	if c := m.table.Count(); c.Flows != len(m.model.flows) || c.Mappings != len(m.model.ports) || m.x.Claimed() != len(m.model.ports) {
 		t.Fatalf("after a sweep: %+v, %d ports, want %d flows, %d mappings", c, m.x.Claimed(), len(m.model.flows), len(m.model.ports))
@@ -306,7 +338,7 @@ func checkModel(t *rapid.T) {
 	}
 	// Few buckets, but as many as a chain has: entries overflow.
 	table.buckets, table.nBuckets = table.buckets[:stressBuckets], stressBuckets
-	m := &machine{table: table, x: NewExternal(external, nil), limits: table.limits.Load(), now: 100, model: model{ports: map[Tuple]uint16{}}}
+	m := &machine{table: table, x: NewExternal(external, nil), times: cfg.Timeouts, now: 100, model: model{ports: map[Tuple]uint16{}}}
 	if err := table.AddExternal(m.x); err != nil {
 		t.Fatal(err)
 	}

@@ -181,7 +181,7 @@ func (r *Remains) judge(f *Flow) Loss {
 		return LostService
 	}
 	seen := f.lastSeen()
-	if seen == expiring || r.limits.expired(status(f.status.Load()).state(), seen, r.now) {
+	if seen == expiring || r.limits.expired(f, status(f.status.Load()).state(), seen, r.now) {
 		return LostExpired
 	}
 	return stays

@@ -45,36 +45,3 @@ func TestWords(t *testing.T) {
 		seen[k.String()] = true
 	}
 }
-
-// Each state has a time-out, and it is the configuration's.
-func TestTimeouts(t *testing.T) {
-	d := DefaultTimeouts()
-	for s, want := range map[State]Tick{
-		TCPSynSent: 240, TCPSynReceived: 240, TCPEstablished: 7440, TCPFinWait: 240, TCPLastAck: 240,
-		TCPTimeWait: 120, TCPClose: 240, UDPUnreplied: 120, UDPReplied: 300, ICMPQuery: 60, OtherProtocol: 600,
-	} {
-		if got := d.limits()[s]; got != want*TicksPerSecond {
-			t.Errorf("%v ends after %d ticks, want %d s", s, got, want)
-		}
-	}
-	for s := StateNone + 1; s < States; s++ {
-		if d.limits()[s] == 0 {
-			t.Errorf("%v has no time-out", s)
-		}
-	}
-	l := d.limits()
-	for _, c := range []struct {
-		seen, now Tick
-		want      bool
-	}{
-		{100, 700, false},
-		{100, 701, true},
-		{100, 99, false},         // another worker's clock is ahead
-		{0xffffff00, 300, false}, // across the wrap
-		{0xffffff00, 400, true},
-	} {
-		if got := l.expired(ICMPQuery, c.seen, c.now); got != c.want {
-			t.Errorf("seen %d, now %d: expired %v", c.seen, c.now, got)
-		}
-	}
-}

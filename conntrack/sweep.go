@@ -31,10 +31,8 @@ func (w *Worker) Sweep(n int, now Tick) int {
 			continue
 		}
 		switch {
-		case limits.expired(s.state(), f.lastSeen(), now):
-			if w.expire(f, s) {
-				ended++
-			}
+		case limits.idle(s.state(), f.lastSeen(), now) && w.expire(f, s):
+			ended++
 		case gone && t.orphaned(f):
 			if w.Retire(f, verdict.ExternalAddressMoved) {
 				ended++

@@ -334,12 +334,21 @@ func writeTimeouts(w io.Writer, t *control.Timeouts) {
 		name    string
 		seconds float64
 	}{
-		{"tcp-established", t.TCPEstablished}, {"tcp-transitory", t.TCPTransitory}, {"tcp-syn", t.TCPSyn},
+		{"tcp-established", t.TCPEstablished}, {"tcp-transitory", t.TCPTransitory}, {"tcp-closing", t.TCPClosing}, {"tcp-syn", t.TCPSyn},
 		{"tcp-close", t.TCPClose}, {"tcp-time-wait", t.TCPTimeWait}, {"udp", t.UDP},
 		{"udp-unreplied", t.UDPUnreplied}, {"icmp", t.ICMP}, {"other", t.Other},
 	} {
 		fmt.Fprintf(w, "  %-16s %s\n", e.name, span(e.seconds))
 	}
+	for _, ports := range slices.SortedFunc(maps.Keys(t.UDPPorts), byNumber) {
+		fmt.Fprintf(w, "  %-16s %s\n", "udp to "+ports, span(t.UDPPorts[ports]))
+	}
+}
+
+// byNumber orders ports and ranges of ports by the number that they begin with.
+func byNumber(a, b string) int {
+	number := func(s string) int { n, _ := strconv.Atoi(strings.SplitN(s, "-", 2)[0]); return n }
+	return number(a) - number(b)
 }
 
 func writeList(w io.Writer, title string, list []string) {

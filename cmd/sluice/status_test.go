@@ -96,7 +96,7 @@ func busyStatus() control.Status {
 		},
 		Flows:    control.FlowUsage{Usage: control.Usage{Used: 40024, Capacity: 1 << 20}, Protocols: map[string]int{"tcp": 40000, "udp": 23, "icmp": 1}, States: map[string]int{"established": 39000, "syn-sent": 1000, "replied": 24}},
 		Mappings: control.Usage{Used: 40024, Capacity: 1 << 20}, Sources: control.Usage{Used: 2, Capacity: 1 << 18},
-		Timeouts:    control.Timeouts{TCPEstablished: 7440, TCPTransitory: 240, TCPSyn: 240, TCPClose: 240, TCPTimeWait: 120, UDP: 300, UDPUnreplied: 120, ICMP: 60, Other: 600},
+		Timeouts:    control.Timeouts{TCPEstablished: 7440, TCPTransitory: 240, TCPClosing: 60, TCPSyn: 240, TCPClose: 240, TCPTimeWait: 120, UDP: 300, UDPUnreplied: 120, ICMP: 60, Other: 600, UDPPorts: map[string]float64{"3478-3481": 600, "53": 17}},
 		Steering:    control.Steering{OnFailure: "drop", Pinned: true, Path: "/sys/fs/bpf/sluice/4026531840", Counters: []control.Counter{{Name: "to-worker-held-port", Packets: 123456}, {Name: "pass-not-ipv4", Packets: 7}}},
 		Punts:       control.Punts{LimitPerSecond: 10000, Reasons: []control.Punt{{Reason: "host-owned", Passed: 1234, Refused: 5}, {Reason: "kernel-route", Passed: 7, Failed: 1}}},
 		Router:      control.Router{ICMPErrors: []control.Counter{{Name: "time-exceeded", Packets: 12}, {Name: "prohibited"}}, ICMPErrorsLimited: 3, FragmentedPackets: 4, Fragments: 9},

@@ -51,7 +51,8 @@ type Service struct {
 // Timeouts say how long an idle flow lives.
 type Timeouts struct {
 	Opening     time.Duration // TCP, no answer yet
-	Transitory  time.Duration // TCP, opening or half closed
+	Transitory  time.Duration // TCP, opening
+	Closing     time.Duration // TCP, half closed
 	Established time.Duration
 	TimeWait    time.Duration // both FINs seen
 	Closed      time.Duration // after an RST

@@ -81,7 +81,9 @@ func (t *Timeouts) of(s State) time.Duration {
 		return t.Closed
 	case TimeWait:
 		return t.TimeWait
-	case HalfClosed, SynReceived:
+	case HalfClosed:
+		return t.Closing
+	case SynReceived:
 		return t.Transitory
 	case Established:
 		return t.Established

@@ -120,7 +120,7 @@ func (r *rig) config() Config {
 		Interfaces: []string{"eth0"}, StripOption: true, MaxFlows: 1024,
 		Gateways: []Gateway{{MAC: r.mac(r.gateway)}},
 		Services: []Service{{Prefix: netip.MustParsePrefix(vipAddress + "/32"), Port: vipPort}, {Prefix: netip.MustParsePrefix(otherVIP + "/32")}},
-		Timeouts: Timeouts{Opening: time.Minute, Transitory: time.Minute, Established: time.Hour, TimeWait: time.Minute, Closed: time.Minute, Unreplied: time.Minute, UDP: time.Minute},
+		Timeouts: Timeouts{Opening: time.Minute, Transitory: time.Minute, Closing: time.Minute, Established: time.Hour, TimeWait: time.Minute, Closed: time.Minute, Unreplied: time.Minute, UDP: time.Minute},
 	}
 }
 

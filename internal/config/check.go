@@ -315,6 +315,7 @@ var shortest = []struct {
 }{
 	{"tcp-established", func(t *Timeouts) Duration { return t.TCPEstablished }, 2*time.Hour + 4*time.Minute, "RFC 5382 REQ-5"},
 	{"tcp-transitory", func(t *Timeouts) Duration { return t.TCPTransitory }, 4 * time.Minute, "RFC 5382 REQ-5"},
+	{"tcp-closing", func(t *Timeouts) Duration { return t.Closing() }, 4 * time.Minute, "RFC 5382 REQ-5"},
 	{"tcp-syn", func(t *Timeouts) Duration { return t.TCPSyn }, 0, ""},
 	{"tcp-close", func(t *Timeouts) Duration { return t.TCPClose }, 0, ""},
 	{"tcp-time-wait", func(t *Timeouts) Duration { return t.TCPTimeWait }, 0, ""},
@@ -334,10 +335,11 @@ func (d *decoder) checkTimeouts(t *Timeouts) {
 		case d.failed(key):
 		case v < least || v > most:
 			d.mistake(d.line(key), key, "%s is out of range; use %s to %s", Duration(v), Duration(least), Duration(most))
-		case v < s.min:
+		case v < s.min && (s.key != "tcp-closing" || t.TCPClosing != 0):
 			d.warn(d.line(key), key, "%s is under the %s that %s asks for; idle connections will be cut", Duration(v), Duration(s.min), s.from)
 		}
 	}
+	t.UDPPorts.check(d, "conntrack.timeouts.udp-ports", least, most)
 }
 
 func (d *decoder) checkRest(c *Config) {

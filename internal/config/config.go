@@ -97,6 +97,7 @@ type Conntrack struct {
 type Timeouts struct {
 	TCPEstablished Duration `yaml:"tcp-established"`
 	TCPTransitory  Duration `yaml:"tcp-transitory"` // opening, half closed or closing
+	TCPClosing     Duration `yaml:"tcp-closing"`    // half closed or closing; 0: as TCPTransitory
 	TCPSyn         Duration `yaml:"tcp-syn"`        // no answer yet
 	TCPClose       Duration `yaml:"tcp-close"`      // after an exact RST
 	TCPTimeWait    Duration `yaml:"tcp-time-wait"`  // both FINs acknowledged
@@ -104,6 +105,16 @@ type Timeouts struct {
 	UDPUnreplied   Duration `yaml:"udp-unreplied"`
 	ICMP           Duration `yaml:"icmp"`
 	Other          Duration `yaml:"other"`
+
+	UDPPorts PortTimeouts `yaml:"udp-ports"` // by destination port, instead of UDP
+}
+
+// Closing is the idle time of connections that are half closed or closing.
+func (t *Timeouts) Closing() Duration {
+	if t.TCPClosing == 0 {
+		return t.TCPTransitory
+	}
+	return t.TCPClosing
 }
 
 // Control is where the daemon answers.

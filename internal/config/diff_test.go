@@ -28,6 +28,8 @@ interfaces: [{name: eth1, role: inside, mode: auto, queues: all}, {name: eth0, r
 `, nil},
 		{"a scalar", base, base + "  hairpin: false\n", []Change{{"masquerade.hairpin", "true", "false", false}}},
 		{"a duration", base, base + "conntrack: {timeouts: {udp: 10m}}\n", []Change{{"conntrack.timeouts.udp", "5m", "10m", false}}},
+		{"time-outs by port", base, base + "conntrack: {timeouts: {udp-ports: {53: 17s, 3478-3481: 10m}}}\n", []Change{{"conntrack.timeouts.udp-ports", "{}", "{'53': 17s, 3478-3481: 10m}", false}}},
+		{"their order", base + "conntrack: {timeouts: {udp-ports: {53: 17s, 5060: 3m}}}\n", base + "conntrack: {timeouts: {udp-ports: {5060: 180s, 53: 17s}}}\n", nil},
 		{"entries", base, `interfaces: [{name: eth1, role: inside}, {name: eth0, role: outside}]
 masquerade: {sources: [10.20.30.0/24, 10.9.0.0/16], native-routing-cidrs: [10.0.0.0/8], addresses: [203.0.113.0/30]}
 `, []Change{

@@ -94,6 +94,8 @@ func values(v reflect.Value) string {
 		return "duration"
 	case PortRange:
 		return "`FIRST-LAST`"
+	case PortTimeouts:
+		return "`{PORT: duration, FIRST-LAST: duration}`"
 	case Queues:
 		return "`all` or number"
 	case MSSClamp:

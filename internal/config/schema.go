@@ -94,6 +94,8 @@ func leafSchema(v reflect.Value) object {
 	switch v.Interface().(type) {
 	case Duration:
 		return either(text(patternDuration), number(0, 0))
+	case PortTimeouts:
+		return portTimeoutsSchema(text(patternDuration))
 	case PortRange:
 		return text(patternRange)
 	case Queues:

@@ -82,8 +82,22 @@ func violation(t *testing.T, s map[string]any, v any, path string) string {
 				}
 			}
 		case "additionalProperties":
-			if rule != false {
+			of, open := rule.(map[string]any)
+			if m, ok := v.(map[string]any); ok && open {
+				for name, value := range m {
+					if bad := violation(t, of, value, path+"."+name); bad != "" {
+						return bad
+					}
+				}
+			} else if rule != false && !open {
 				t.Fatalf("%s: additionalProperties is %v", path, rule)
+			}
+		case "propertyNames":
+			m, _ := v.(map[string]any)
+			for name := range m {
+				if bad := violation(t, rule.(map[string]any), name, path+"."+name); bad != "" {
+					return bad
+				}
 			}
 		case "anyOf":
 			if !slices.ContainsFunc(rule.([]any), func(of any) bool { return violation(t, of.(map[string]any), v, path) == "" }) {
@@ -123,6 +137,23 @@ func hasType(s map[string]any, v any) bool {
 	return slices.Contains(types, any(name))
 }
 
+// named is v with text for keys, as JSON has them: YAML has numbers, too.
+func named(v any) any {
+	switch x := v.(type) {
+	case map[any]any:
+		m := map[string]any{}
+		for k, value := range x {
+			m[fmt.Sprint(k)] = named(value)
+		}
+		return m
+	case map[string]any:
+		for k, value := range x {
+			x[k] = named(value)
+		}
+	}
+	return v
+}
+
 // document reads a file as JSON does.
 func document(t *testing.T, path string) (v any, ok bool) {
 	t.Helper()
@@ -134,7 +165,7 @@ func document(t *testing.T, path string) (v any, ok bool) {
 	if yaml.Unmarshal(text, &plain) != nil {
 		return nil, false
 	}
-	asJSON, err := json.Marshal(plain)
+	asJSON, err := json.Marshal(named(plain))
 	if err != nil {
 		return nil, false
 	}
@@ -177,25 +208,28 @@ func TestSchemaTakesWhatIsGood(t *testing.T) {
 // TestSchemaRefuses: what a schema can see. Rules between keys it cannot.
 func TestSchemaRefuses(t *testing.T) {
 	schema := schemaJSON(t)
-	for _, name := range []string{"unknown", "types", "prefixes", "durations", "cilium", "numbers", "not-a-mapping"} {
+	for _, name := range []string{"unknown", "types", "prefixes", "durations", "cilium", "numbers", "not-a-mapping", "port-timeouts-list"} {
 		v, ok := document(t, "testdata/bad/"+name+".yaml")
 		if ok && violation(t, schema, v, "") == "" {
 			t.Errorf("%s.yaml passes", name)
 		}
 	}
 	for text, want := range map[string]string{
-		`{"interfaces": [{"name": "eth0"}]}`:                  "no role",
-		`{"interfaces": [{"name": "eth0", "role": "up"}]}`:    "is none of",
-		`{"masquerade": {"sources": ["10.0.0.0"]}}`:           "does not match",
-		`{"masquerade": {"hairpin": "yes"}}`:                  "is no boolean",
-		`{"masquerade": {"mss-clamp": 63}}`:                   "fits none of",
-		`{"conntrack": {"max-flows": -1}}`:                    "minimum",
-		`{"services": [{"port": 70000}]}`:                     "maximum",
-		`{"filter": {"a": 1}}`:                                "too many keys",
-		`{"masquerade": {"native-routing-cidr": "10.0/8"}}`:   "unknown",
-		`{"conntrack": {"timeouts": {"udp": "5 minutes"}}}`:   "fits none of",
-		`{"dsr-agent": {"reply-interfaces": {"auto": true}}}`: "fits none of",
-		`{"driver": null}`:                                    "null",
+		`{"interfaces": [{"name": "eth0"}]}`:                "no role",
+		`{"interfaces": [{"name": "eth0", "role": "up"}]}`:  "is none of",
+		`{"masquerade": {"sources": ["10.0.0.0"]}}`:         "does not match",
+		`{"masquerade": {"hairpin": "yes"}}`:                "is no boolean",
+		`{"masquerade": {"mss-clamp": 63}}`:                 "fits none of",
+		`{"conntrack": {"max-flows": -1}}`:                  "minimum",
+		`{"services": [{"port": 70000}]}`:                   "maximum",
+		`{"filter": {"a": 1}}`:                              "too many keys",
+		`{"masquerade": {"native-routing-cidr": "10.0/8"}}`: "unknown",
+		`{"conntrack": {"timeouts": {"udp": "5 minutes"}}}`: "fits none of",
+
+		`{"conntrack": {"timeouts": {"udp-ports": {"dns": "17s"}}}}`: "does not match",
+		`{"conntrack": {"timeouts": {"udp-ports": {"53": "soon"}}}}`: "does not match",
+		`{"dsr-agent": {"reply-interfaces": {"auto": true}}}`:        "fits none of",
+		`{"driver": null}`: "null",
 	} {
 		var v any
 		if err := json.Unmarshal([]byte(text), &v); err != nil {

@@ -48,6 +48,8 @@ func node(v reflect.Value) *yaml.Node {
 		return scalarNode(x.String(), tagOf(x > 0))
 	case MSSClamp:
 		return scalarNode(x.String(), tagOf(x > 0))
+	case PortTimeouts:
+		return x.node()
 	case Reserved:
 		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
 	case ReplyInterfaces:

@@ -221,6 +221,7 @@ type FlowState struct {
 type Timeouts struct {
 	TCPEstablished float64 `json:"tcp-established"`
 	TCPTransitory  float64 `json:"tcp-transitory"`
+	TCPClosing     float64 `json:"tcp-closing"`
 	TCPSyn         float64 `json:"tcp-syn"`
 	TCPClose       float64 `json:"tcp-close"`
 	TCPTimeWait    float64 `json:"tcp-time-wait"`
@@ -228,6 +229,8 @@ type Timeouts struct {
 	UDPUnreplied   float64 `json:"udp-unreplied"`
 	ICMP           float64 `json:"icmp"`
 	Other          float64 `json:"other"`
+
+	UDPPorts map[string]float64 `json:"udp-ports,omitempty"` // by port or range of ports
 }
 
 // Steering is the state of the XDP program that brings packets to the workers.

@@ -89,7 +89,7 @@ func agentConfig(c *config.Config) (agent.Config, error) {
 		Interfaces: d.Interfaces, ReplyInterfaces: d.ReplyInterfaces.Names,
 		NetworkOrder: c.DSR.ByteOrder == "network", StripOption: d.StripOption, MaxFlows: c.Conntrack.MaxFlows,
 		Timeouts: agent.Timeouts{
-			Opening: t.TCPSyn.Std(), Transitory: t.TCPTransitory.Std(), Established: t.TCPEstablished.Std(),
+			Opening: t.TCPSyn.Std(), Transitory: t.TCPTransitory.Std(), Closing: t.Closing().Std(), Established: t.TCPEstablished.Std(),
 			TimeWait: t.TCPTimeWait.Std(), Closed: t.TCPClose.Std(), Unreplied: t.UDPUnreplied.Std(), UDP: t.UDP.Std(),
 		},
 	}

@@ -140,8 +140,13 @@ func (d *Daemon) Measure() (s control.Status) {
 func timeoutStatus(configured *config.Timeouts) control.Timeouts {
 	t := timeouts(configured)
 	seconds := func(t conntrack.Tick) float64 { return float64(t) / conntrack.TicksPerSecond }
+	ports := map[string]float64{}
+	for key, span := range configured.UDPPorts.Map() {
+		ports[key] = span.Seconds()
+	}
 	return control.Timeouts{
-		TCPEstablished: seconds(t.TCPEstablished), TCPTransitory: seconds(t.TCPTransitory), TCPSyn: seconds(t.TCPSyn),
+		UDPPorts:       ports,
+		TCPEstablished: seconds(t.TCPEstablished), TCPTransitory: seconds(t.TCPTransitory), TCPClosing: seconds(t.TCPClosing), TCPSyn: seconds(t.TCPSyn),
 		TCPClose: seconds(t.TCPClose), TCPTimeWait: seconds(t.TCPTimeWait),
 		UDP: seconds(t.UDP), UDPUnreplied: seconds(t.UDPUnreplied), ICMP: seconds(t.ICMP), Other: seconds(t.Other),
 	}

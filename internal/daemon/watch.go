@@ -207,7 +207,7 @@ func (d *Daemon) eventOf(e *conntrack.Event, boot time.Time) control.FlowEvent {
 	}
 	out := control.FlowEvent{Event: eventWords[e.Type], At: wallTime(e.At, boot)}
 	if e.Type != conntrack.EventEnd {
-		s.Timeout = d.plane.table.Timeout(e.State)
+		s.Timeout = d.plane.table.Timeout(e.State, &e.Original)
 	} else if out.Reason = "silence"; e.Reason != verdict.None {
 		out.Reason = e.Reason.String()
 	}

@@ -39,8 +39,13 @@ func timeouts(t *config.Timeouts) *conntrack.Timeouts {
 	ticks := func(d config.Duration) conntrack.Tick {
 		return conntrack.Tick((time.Duration(d) + 100*time.Millisecond - 1) / (100 * time.Millisecond))
 	}
+	var ports []conntrack.PortTimeout
+	for _, p := range t.UDPPorts.List {
+		ports = append(ports, conntrack.PortTimeout{First: p.First, Last: p.Last, Timeout: ticks(p.Timeout)})
+	}
 	return &conntrack.Timeouts{
-		TCPEstablished: ticks(t.TCPEstablished), TCPTransitory: ticks(t.TCPTransitory), TCPSyn: ticks(t.TCPSyn),
+		TCPEstablished: ticks(t.TCPEstablished), TCPTransitory: ticks(t.TCPTransitory), TCPClosing: ticks(t.Closing()), TCPSyn: ticks(t.TCPSyn),
+		UDPPorts: ports,
 		TCPClose: ticks(t.TCPClose), TCPTimeWait: ticks(t.TCPTimeWait),
 		UDP: ticks(t.UDP), UDPUnreplied: ticks(t.UDPUnreplied), ICMP: ticks(t.ICMP), Other: ticks(t.Other),
 		PortRest: conntrack.DefaultTimeouts().PortRest,
