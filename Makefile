@@ -43,6 +43,8 @@ demo: build ## the same lab, kept up, with commands to try (root; ^C ends it)
 
 test: ## everything that must hold (under 10 minutes on 2 cores; all of it needs root and gcc)
 	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./conntrack
+	$(GO) test -count=1 -tags purego -run 'Prefetch|Stages' ./conntrack
 	@mkdir -p bin && rm -f $(LEFT_OUT)
 	SLUICE_LEFT_OUT=$(LEFT_OUT) $(GO) test -count=1 -timeout 5m ./...
 ifneq ($(HAVE_CC),)

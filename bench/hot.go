@@ -43,9 +43,15 @@ func (h *hot) group(descs *[group]xdp.Desc) time.Duration {
 	start := time.Now()
 	for i := 0; i < group; i += burst {
 		part := descs[i : i+burst]
-		h.parse(part)
-		h.flows.LookupBurst(&h.lookup, burst, now)
-		h.rewrite(part, i/burst%2)
+		for at := 0; at < burst; at += askAhead {
+			h.parse(part, at, at+askAhead)
+			h.flows.Ask(&h.lookup, at, at+askAhead)
+		}
+		h.flows.Match(&h.lookup, burst, now)
+		for at, to := 0, 0; at < burst; at = to {
+			to = h.flows.Settle(&h.lookup, at)
+			h.rewrite(part, at, to, i/burst%2)
+		}
 		h.flows.Quiesce()
 	}
 	took := time.Since(start)
@@ -53,17 +59,18 @@ func (h *hot) group(descs *[group]xdp.Desc) time.Duration {
 	return took
 }
 
-// staged is group with a clock between the stages.
+// staged is group with a clock between the stages, each of which has to be
+// over for that: the look-up waits for all of its memory.
 func (h *hot) staged(descs *[group]xdp.Desc) {
 	h.flows.Online()
 	for i := 0; i < group; i += burst {
 		part := descs[i : i+burst]
 		t0 := time.Now()
-		h.parse(part)
+		h.parse(part, 0, burst)
 		t1 := time.Now()
 		h.flows.LookupBurst(&h.lookup, burst, now)
 		t2 := time.Now()
-		h.rewrite(part, i/burst%2)
+		h.rewrite(part, 0, burst, i/burst%2)
 		t3 := time.Now()
 		h.stages[0] += t1.Sub(t0)
 		h.stages[1] += t2.Sub(t1)
@@ -73,10 +80,13 @@ func (h *hot) staged(descs *[group]xdp.Desc) {
 	h.flows.Offline()
 }
 
-// parse validates the frames of a burst and fills in their keys. All of them
+// askAhead is how many keys the flow table is asked for at once, as in the gateway.
+const askAhead = 8
+
+// parse validates frames [from, to) of a burst and fills in their keys. All of them
 // are good, so that key i is frame i's.
-func (h *hot) parse(part []xdp.Desc) {
-	for i := range part {
+func (h *hot) parse(part []xdp.Desc, from, to int) {
+	for i := from; i < to; i++ {
 		d, p := part[i], &h.packets[i]
 		if packet.Parse(h.frames[d.Addr:d.Addr+uint64(d.Len)], p) != verdict.None {
 			h.missed++
@@ -86,13 +96,13 @@ func (h *hot) parse(part []xdp.Desc) {
 	}
 }
 
-// rewrite does what is to be done to packets whose flows were found.
-func (h *hot) rewrite(part []xdp.Desc, direction int) {
+// rewrite does what is to be done to packets [first, end) whose flows were found.
+func (h *hot) rewrite(part []xdp.Desc, first, end, direction int) {
 	to, from := &uplinkMAC, &outsideMAC
 	if direction == 1 {
 		to, from = &accessMAC, &insideMAC
 	}
-	for i := range part {
+	for i := first; i < end; i++ {
 		d, p := part[i], &h.packets[i]
 		f, dir := h.lookup.Flow[i], h.lookup.Dir[i]
 		if f == nil {
@@ -150,7 +160,7 @@ func (m *mapped) group(descs *[group]xdp.Desc) time.Duration {
 	start := time.Now()
 	for i := 0; i < group; i += burst {
 		part := descs[i : i+burst]
-		m.parse(part)
+		m.parse(part, 0, burst)
 		m.translate(part, i/burst%2)
 	}
 	return time.Since(start)

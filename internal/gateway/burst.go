@@ -29,14 +29,21 @@ func (w *Worker) burst(in fib.PortID, n int) {
 func (w *Worker) pass(in fib.PortID, n int) {
 	w.in = in
 	keys := w.parse(n)
-	w.flows.LookupBurst(&w.lookup, keys, w.now)
-	for k := range keys {
-		w.decide(k)
+	w.flows.Match(&w.lookup, keys, w.now)
+	for k, to := 0, 0; k < keys; {
+		// The flows of those that come next are under way meanwhile.
+		for to = w.flows.Settle(&w.lookup, k); k < to; k++ {
+			w.decide(k)
+		}
 	}
 	if w.nDead > 0 {
 		w.free()
 	}
 }
+
+// askAhead is after how many keys the flow table is asked for them, so that their
+// buckets come while the next frames are parsed.
+const askAhead = 8
 
 // parse validates each frame and classifies it. Packets that belong to a flow
 // get a slot in the lookup; their number is returned. Everything else, which is
@@ -45,7 +52,12 @@ func (w *Worker) parse(n int) (keys int) {
 	iface := w.snapshot.Routes.Interface(w.in)
 	virtual := iface != nil && iface.Virtual
 	c := &w.counters.Ports[w.in]
+	asked := 0
 	for i := range n {
+		if keys-asked == askAhead {
+			w.flows.Ask(&w.lookup, asked, keys)
+			asked = keys
+		}
 		d := w.frames[i]
 		c.RxPackets++
 		c.RxBytes += uint64(d.Len)
@@ -68,6 +80,7 @@ func (w *Worker) parse(n int) (keys int) {
 		w.index[keys] = uint8(i)
 		keys++
 	}
+	w.flows.Ask(&w.lookup, asked, keys)
 	return keys
 }
 
