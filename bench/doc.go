@@ -4,7 +4,8 @@
 // It has two halves. In memory (memory.go), bursts of prepared frames go through
 // gateway.Worker.Step, through the same stages one by one, through a C program
 // that does the same hot work with as little as it can (twin), and through Go's
-// map: nanoseconds per packet. Over veth (wire.go), a generator of its own sends
+// map: nanoseconds per packet. TCP, fragments and services have the whole pass to
+// themselves (kinds.go). Over veth (wire.go), a generator of its own sends
 // to the gateway, to a bare AF_XDP forwarder, and to the kernel: packets per
 // second, loss, CPU time and latency.
 //

@@ -86,6 +86,10 @@ func (r *Report) plots() (list []plot) {
 			"another run on a machine of this kind, drawn for orientation.", r.flowPlot(places))
 		add("Where the time goes", "The stages of the whole pass, nanoseconds per packet.", r.stagePlot(places))
 	}
+	if len(r.Kinds) > 0 {
+		add("Kinds of traffic in memory", fmt.Sprintf("Nanoseconds per packet of the whole pass, %s flows of each kind in one table.", sizeName(r.Kinds[len(r.Kinds)-1].Flows)),
+			r.kindsPlot())
+	}
 	if r.Wire != nil && len(r.Wire.Results) > 0 {
 		add("CPU over veth", fmt.Sprintf("Nanoseconds of the whole machine per forwarded packet, less the generator's own %.0f.", r.Wire.Generator.Median),
 			r.Wire.bars("ns per packet", func(p *WireResult) Summary { return p.CPU }, "%.0f"))

@@ -92,18 +92,19 @@ func inTurns(ctx context.Context, rounds int, until time.Time, list []*series, d
 
 // memoryRun measures in memory.
 type memoryRun struct {
-	sizes  []int
-	rounds int
-	budget time.Duration     // of timed work, for one sample
-	most   time.Duration     // for all samples of one size and distribution
-	twin   string            // the compiled twin, "" for none
-	cpu    int               // to measure on
-	other  int               // for a second worker; the same one where there is no other
-	note   func(what string) // tells the progress
+	sizes     []int
+	kindSizes []int
+	rounds    int
+	budget    time.Duration     // of timed work, for one sample
+	most      time.Duration     // for all samples of one size and distribution
+	twin      string            // the compiled twin, "" for none
+	cpu       int               // to measure on
+	other     int               // for a second worker; the same one where there is no other
+	note      func(what string) // tells the progress
 }
 
 // steps is how many notes measure makes.
-func (m *memoryRun) steps() int { return len(m.sizes) * (1 + 3*m.rounds) }
+func (m *memoryRun) steps() int { return len(m.sizes)*(1+3*m.rounds) + len(m.kindSizes)*(1+m.rounds) }
 
 // measure returns a result for each size and distribution. It belongs on a
 // pinned thread.

@@ -66,7 +66,7 @@ var memorySizes = []int{1 << 10, 1 << 16, 1 << 20, 1 << 22}
 
 // memoryRun is the measurement in memory that the options ask for.
 func (o *Options) memoryRun() *memoryRun {
-	m := &memoryRun{sizes: memorySizes, rounds: 25, budget: 20 * time.Millisecond, most: 15 * time.Second}
+	m := &memoryRun{sizes: memorySizes, kindSizes: kindSizes, rounds: 25, budget: 20 * time.Millisecond, most: 15 * time.Second}
 	if o.Quick {
 		m.sizes, m.rounds, m.most = []int{1 << 10, 1 << 16, 1 << 20}, 5, 3*time.Second
 	}

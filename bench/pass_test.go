@@ -54,3 +54,22 @@ func BenchmarkSetUp(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkKinds(b *testing.B) {
+	k, err := newKindRig(1 << 15)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer k.close()
+	for i := range k.chatters {
+		c := &k.chatters[i]
+		b.Run(c.name, func(b *testing.B) {
+			var took time.Duration
+			for i := 0; i < b.N; i += group {
+				_, d := k.step(c)
+				took += d
+			}
+			b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "ns/packet")
+		})
+	}
+}

@@ -19,6 +19,7 @@ type Report struct {
 	Quick   bool           `json:"quick"`   // too few samples to quote
 	Machine Machine        `json:"machine"`
 	Memory  []MemoryResult `json:"memory"`
+	Kinds   []KindResult   `json:"kinds"`
 	Wire    *WireReport    `json:"wire"`
 	Bars    []Bar          `json:"bars"`
 	LeftOut []string       `json:"left_out"` // what could not be measured here, and why

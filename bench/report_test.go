@@ -36,6 +36,12 @@ func fullReport() *Report {
 			})
 		}
 	}
+	for _, size := range kindSizes {
+		for i := range kinds {
+			r.Kinds = append(r.Kinds, KindResult{Flows: size, Kind: kinds[i].name, Against: kinds[kinds[i].against].name,
+				Whole: around(77), Ratio: around(1.07), SetUp: around(910), SetUpRatio: around(1.21)})
+		}
+	}
 	r.Wire = &WireReport{Frame: 60, Flows: 1024, Window: 512, Generator: around(1200), Ratios: []Ratio{
 		{Of: PeerSluice, To: PeerForwarder, CPU: around(1.2), Rate: around(0.9)},
 		{Of: PeerSluice, To: PeerRouter, CPU: around(1.01), Rate: around(1)},
@@ -81,7 +87,8 @@ func TestReportRenders(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := r.Text()
-	for _, want := range []string{"600000 [540000, 660000]", "1.30 [1.17, 1.43]", "64k", "zipf", "set-up at 1M live flows", "Left out: the C twin", "1000 right", "missed"} {
+	for _, want := range []string{"600000 [540000, 660000]", "1.30 [1.17, 1.43]", "64k", "zipf", "set-up at 1M live flows",
+		"service-dsr, UDP, option on each", "77.0 [69.3, 84.7]", "910 [819, 1001]", "1.07 [0.96, 1.18]", "1.21 [1.09, 1.33]", "Left out: the C twin", "1000 right", "missed"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text has no %q:\n%s", want, text)
 		}
@@ -98,8 +105,8 @@ func TestReportRenders(t *testing.T) {
 			t.Errorf("the page has %q", bad)
 		}
 	}
-	if n := strings.Count(string(page), "<svg"); n != 6 {
-		t.Errorf("%d plots, want 6", n)
+	if n := strings.Count(string(page), "<svg"); n != 7 {
+		t.Errorf("%d plots, want 7", n)
 	}
 	for _, p := range r.plots() {
 		wellFormed(t, p.Title, string(p.SVG))

@@ -40,6 +40,8 @@ type memoryPort struct {
 	queue   [group]xdp.Desc
 	head, n int // of queue: the next to be received, and the end
 	sent    int
+	keep    bool       // what is sent, in kept
+	kept    []xdp.Desc // in their order
 }
 
 // load has descs arrive.
@@ -55,6 +57,9 @@ func (p *memoryPort) Receive(descs []xdp.Desc) int {
 
 func (p *memoryPort) Transmit(descs []xdp.Desc) int {
 	p.sent += len(descs)
+	if p.keep {
+		p.kept = append(p.kept, descs...)
+	}
 	return len(descs)
 }
 

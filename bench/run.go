@@ -60,7 +60,10 @@ func (r *Report) runMemory(ctx context.Context, o *Options, progress *progress) 
 	progress.begin("in memory", m.steps())
 	m.note = progress.note
 	return pinned(m.cpu, func() error {
-		r.Memory, err = m.measure(ctx)
+		if r.Memory, err = m.measure(ctx); err != nil {
+			return err
+		}
+		r.Kinds, err = m.measureKinds(ctx)
 		return err
 	})
 }

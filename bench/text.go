@@ -16,6 +16,7 @@ func (r *Report) Text() string {
 		b.WriteString("A quick run: too few samples to quote.\n")
 	}
 	r.memoryText(&b)
+	r.kindsText(&b)
 	if r.Wire != nil {
 		r.Wire.text(&b)
 	}
@@ -37,6 +38,9 @@ func (r *Report) disturbed() (n int) {
 		for _, s := range []Summary{m.Whole, m.Hot, m.Twin, m.Map, m.SetUp, m.Stages[stageNames[0]]} {
 			n += s.Disturbed
 		}
+	}
+	for i := range r.Kinds {
+		n += r.Kinds[i].Whole.Disturbed + r.Kinds[i].SetUp.Disturbed
 	}
 	if r.Wire != nil {
 		for i := range r.Wire.Results {
