@@ -37,6 +37,17 @@ func (d Dispatch) Overhead() int {
 	return OptionLen
 }
 
+// Bare is Overhead for a packet that does not carry the address.
+func (d Dispatch) Bare() int {
+	switch d {
+	case IPIP:
+		return IPIPLen
+	case Geneve:
+		return GeneveLen
+	}
+	return 0
+}
+
 const (
 	// IPIPLen is the length of the outer header in bytes.
 	IPIPLen = 20
@@ -48,8 +59,10 @@ const (
 // EncapsulateIPIP puts an outer header before the packet in a frame: from src, the
 // gateway, to dst, the backend; the packet goes on from the client to the service.
 // b is the frame with IPIPLen bytes in front. Type of service, identification and
-// fragment bits are the inner packet's (RFC 2003 3.1 leaves the identification
-// open), as Cilium's XDP program has it.
+// DF are the inner packet's, as Cilium's XDP program has it (RFC 2003 3.1 leaves the
+// identification open). Of a fragment the outer packet is a whole one all the same:
+// with the bits of the inner one, which Cilium copies as well, a receiver would put
+// outer packets together.
 func EncapsulateIPIP(b []byte, src, dst uint32) {
 	copy(b, b[IPIPLen:IPIPLen+ethernet])
 	inner := b[IPIPLen+ethernet:]
@@ -57,7 +70,8 @@ func EncapsulateIPIP(b []byte, src, dst uint32) {
 	h[0] = 0x45
 	h[1] = inner[1]
 	binary.BigEndian.PutUint16(h[2:], binary.BigEndian.Uint16(inner[2:])+IPIPLen)
-	copy(h[4:8], inner[4:8])
+	copy(h[4:6], inner[4:6])
+	binary.BigEndian.PutUint16(h[6:], binary.BigEndian.Uint16(inner[6:])&dontFragment)
 	finishOuter(h, outerTTL, protoIPIP, src, dst)
 }
 

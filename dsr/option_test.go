@@ -199,6 +199,13 @@ func TestIPIP(t *testing.T) {
 	if _, ok := DecapsulateIPIP(b[ethernet:]); ok {
 		t.Error("a fragment is taken for the whole")
 	}
+	// A fragment inside is whole outside.
+	b = append(make([]byte, IPIPLen), inner...)
+	b[IPIPLen+ethernet+6], b[IPIPLen+ethernet+7] = 0x20, 5
+	EncapsulateIPIP(b, address("172.18.0.1"), address("10.0.2.123"))
+	if at, ok := DecapsulateIPIP(b[ethernet:]); !ok || b[ethernet+at+6] != 0x20 || b[ethernet+6] != 0 {
+		t.Errorf("a fragment went out as % x", b[ethernet:][:IPIPLen])
+	}
 }
 
 // TestGeneve: with and without the option, as gopacket reads it.

@@ -34,6 +34,9 @@ func (w *Worker) fragment(d xdp.Desc, frame []byte, p *packet.Packet) {
 // known here by its addresses; to follow too much costs memory and harms nobody. d
 // is what was decided otherwise.
 func (s *Snapshot) follows(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet) bool {
+	if s.followsService(p) {
+		return true
+	}
 	portless := *p
 	portless.SrcPort, portless.DstPort = 0, 0
 	portless.Flags &^= packet.FlagDontFragment // the MTU is looked at later: fragments differ in length
@@ -146,6 +149,9 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 	case p.Is(packet.FlagICMPError):
 		return verdict.FragmentUnsupported
 	}
+	if took, r := w.fragmentAtService(d, frame, p); took {
+		return r
+	}
 	flow, dir, r := w.miss(p, key(p))
 	if r != verdict.None {
 		return r
@@ -162,9 +168,12 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 
 // follow passes a later fragment whose datagram's first one has been dealt with.
 func (w *Worker) follow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragment.Datagram) {
-	r := x.Reason
+	r, took := x.Reason, false
 	x.Lend(p)
 	if r == verdict.None {
+		took, r = w.fragmentAtService(d, frame, p)
+	}
+	if r == verdict.None && !took {
 		if flow, dir := w.flows.Find(key(p), w.now); flow != nil {
 			r = w.forwardAs(d, frame, p, flow, dir, x)
 		} else {

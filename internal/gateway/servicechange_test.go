@@ -317,3 +317,46 @@ func arpRequest(t testing.TB, from, target uint32) []byte {
 	}
 	return b.Bytes()
 }
+
+// TestServiceOutOfWindow: RFC 5961, as of any flow: segments with numbers that no
+// end would send neither end a client's connection nor keep it.
+func TestServiceOutOfWindow(t *testing.T) {
+	v := newServed(t, serviceSpec{backends: backends[:]})
+	call := from{src: server, dst: vip, sport: 40000, dport: servedPort}
+	v.send(outsidePort, call.segment(t, packet.TCPSyn, 100, 0))
+	got := v.one(insidePort)
+	sport, _ := ports(got)
+	back := from{src: got.packet.Dst, dst: gatewayInside, sport: backendPort, dport: sport}
+	v.send(insidePort, back.segment(t, packet.TCPSyn|packet.TCPAck, 500, 101))
+	v.one(outsidePort)
+	v.send(outsidePort, call.segment(t, packet.TCPAck, 101, 501))
+	v.one(insidePort)
+	if n := v.table.Count().States[conntrack.TCPEstablished]; n != 1 {
+		t.Fatalf("%+v", v.table.Count())
+	}
+	v.now += conntrack.DefaultTimeouts().TCPEstablished
+	for _, flags := range []uint8{packet.TCPRst, packet.TCPFin | packet.TCPAck, packet.TCPAck} {
+		v.send(outsidePort, call.segment(t, flags, 0x70000000, 0x70000000))
+		v.one(insidePort)
+	}
+	if n := v.table.Count().States[conntrack.TCPEstablished]; n != 1 || v.worker.counters.OutOfWindow != 3 {
+		t.Errorf("%d out of window, %+v", v.worker.counters.OutOfWindow, v.table.Count())
+	}
+	v.now++
+	v.rig.sweep()
+	if n := v.table.Count().Flows; n != 0 {
+		t.Error("what nobody in the connection sent kept it")
+	}
+}
+
+// TestServiceMSS: mss-clamp is for the SYNs of a service's connections as well.
+func TestServiceMSS(t *testing.T) {
+	for _, mode := range []dsr.Mode{dsr.SNAT, dsr.DSR} {
+		v := newServed(t, serviceSpec{mode: mode, backends: backends[:]}, func(_ *rig, s *Snapshot) { s.MSS = 1200 })
+		v.send(outsidePort, from{src: server, dst: vip, sport: 40000, dport: servedPort}.segment(t, packet.TCPSyn, 100, 0, mssOption(1460)))
+		got := v.one(insidePort)
+		if len(got.tcp.Options) == 0 || binary.BigEndian.Uint16(got.tcp.Options[0].OptionData) != 1200 {
+			t.Errorf("mode %v: the SYN left with %v", mode, got.tcp.Options)
+		}
+	}
+}

@@ -24,22 +24,13 @@ func informs(p *packet.Packet, first bool) bool {
 // overhead is how many bytes longer a packet gets on its way to the backend of a
 // DSR flow.
 func (s *Snapshot) overhead(p *packet.Packet, first bool) int {
-	told := informs(p, first)
-	switch s.Balance.Dispatch {
-	case dsr.IPIP:
-		return dsr.IPIPLen
-	case dsr.Geneve:
-		if told {
-			return dsr.GeneveLen + dsr.GeneveOptionLen
-		}
-		return dsr.GeneveLen
-	}
+	dispatch := s.Balance.Dispatch
 	// A header that is full leaves bare; the flow's first packet was not, or it
 	// would not be a DSR flow.
-	if told && int(p.L4-p.L3) <= packet.IPv4MaxLength-dsr.OptionLen {
-		return dsr.OptionLen
+	if !informs(p, first) || dispatch == dsr.Option && int(p.L4-p.L3) > packet.IPv4MaxLength-dsr.OptionLen {
+		return dispatch.Bare()
 	}
-	return 0
+	return dispatch.Overhead()
 }
 
 // extra is overhead for a packet of any flow.
@@ -57,22 +48,34 @@ func (w *Worker) forwardService(d xdp.Desc, frame []byte, p *packet.Packet, flow
 	if r := w.ready(hop, src); r != verdict.None {
 		return r
 	}
-	if !p.Is(packet.FlagLaterFragment) { // has no transport header
-		w.flows.Update(flow, dir, p)
-	}
-	flow.Touch(dir, p.Length(), w.now)
+	w.account(p, flow, dir)
 	w.countService(flow, dir, p)
-	if extra > 0 {
-		d, frame = w.dispatch(d, frame, p, flow, hop, extra)
-	} else {
-		nat.Forward(frame, p, flow.Answer(dir))
-		d.Len = uint32(p.End)
+	if p.TCPFlags&packet.TCPSyn != 0 {
+		w.clamp(frame, p, hop)
 	}
-	if extra == 0 && src != p.Src && divisible(p) {
+	if extra > 0 {
+		w.sendDispatched(d, frame, p, flow, hop, extra)
+		return verdict.None
+	}
+	nat.Forward(frame, p, flow.Answer(dir))
+	d.Len = uint32(p.End)
+	if src != p.Src && divisible(p) {
 		w.identify(frame, p)
 	}
 	w.send(d, frame, p, src, hop)
 	return verdict.None
+}
+
+// sendDispatched sends a packet of a DSR flow that tells the backend's node the
+// service's address, in extra bytes.
+func (w *Worker) sendDispatched(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, hop *fib.Hop, extra int) {
+	src := p.Src
+	if w.snapshot.Balance.Dispatch != dsr.Option && p.Length()+extra > int(hop.MTU) {
+		w.sendDivided(d, frame, p, flow, hop, extra)
+		return
+	}
+	d, frame = w.dispatch(d, frame, p, flow, hop, extra)
+	w.send(d, frame, p, src, hop)
 }
 
 // dispatch translates a packet of a DSR flow and puts what its backend's node has
@@ -111,6 +114,10 @@ func (w *Worker) dispatch(d xdp.Desc, frame []byte, p *packet.Packet, flow *conn
 		dsr.EncapsulateGeneve(frame, src, to.Dst, dsr.GeneveSourcePort(&to), told.Dst, told.DstPort)
 	}
 	packet.Parse(frame, p) // of our own making
+	if s.Balance.Dispatch == dsr.IPIP && divisible(p) {
+		// Clients do not know of each other's identifications.
+		packet.SetID(frame, p, w.idents.next(p.Src, p.Dst, p.Proto))
+	}
 	return d, frame
 }
 
@@ -147,8 +154,7 @@ func (w *Worker) passDirect(d xdp.Desc, frame []byte, p *packet.Packet, flow *co
 		return r
 	}
 	if flow != nil {
-		w.flows.Update(flow, conntrack.Reply, p)
-		flow.Touch(conntrack.Reply, p.Length(), w.now)
+		w.account(p, flow, conntrack.Reply)
 		w.countService(flow, conntrack.Reply, p)
 	}
 	nat.DecrementTTL(frame, p)
