@@ -53,6 +53,7 @@ type site struct {
 	binary                 string // the sluice program
 	dir                    string
 	generatorCPU, otherCPU int
+	operator               bool // the gateway has room for many flows, and routes to them
 }
 
 // open builds the lane of a peer.
@@ -141,7 +142,14 @@ func (s *site) sluice(ctx context.Context, l *lane, masquerade bool) (err error)
 	if l.peer == PeerAsavie {
 		driver = "asavie"
 	}
-	l.child, err = startChild(ctx, l.gateway, s.binary, s.dir, filepath.Base(l.gateway.Name()), s.config(l, driver, masquerade))
+	config := s.config(l, driver, masquerade)
+	if s.operator {
+		if err := l.gateway.AddRoute(operatorRoute, serverAddress); err != nil {
+			return err
+		}
+		config = s.operatorConfig(l)
+	}
+	l.child, err = startChild(ctx, l.gateway, s.binary, s.dir, filepath.Base(l.gateway.Name()), config)
 	return err
 }
 

@@ -13,6 +13,10 @@ const (
 	All    Part = "all"
 	Memory Part = "memory" // needs no root
 	Wire   Part = "wire"   // over veth; needs root
+
+	// Operator is no part of All: what commands that look cost a gateway at full
+	// load; needs root.
+	Operator Part = "operator"
 )
 
 // Options shape a run. The zero value is a full one.
@@ -51,8 +55,8 @@ func (o *Options) complete() error {
 		}
 	}
 	switch {
-	case o.Part != All && o.Part != Memory && o.Part != Wire:
-		return fmt.Errorf("bench: %q: it must be all, memory or wire", o.Part)
+	case o.Part != All && o.Part != Memory && o.Part != Wire && o.Part != Operator:
+		return fmt.Errorf("bench: %q: it must be all, memory, wire or operator", o.Part)
 	case o.Pairs < minPairs:
 		return fmt.Errorf("bench: --pairs %d: an interval needs %d at least, and one to quote 20", o.Pairs, minPairs)
 	case o.Sample < 50*time.Millisecond || o.Sample > 10*time.Second:

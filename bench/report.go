@@ -21,8 +21,10 @@ type Report struct {
 	Memory  []MemoryResult `json:"memory"`
 	Kinds   []KindResult   `json:"kinds"`
 	Wire    *WireReport    `json:"wire"`
-	Bars    []Bar          `json:"bars"`
-	LeftOut []string       `json:"left_out"` // what could not be measured here, and why
+
+	Operator *OperatorReport `json:"operator"` // nil where it was not asked for
+	Bars     []Bar           `json:"bars"`
+	LeftOut  []string        `json:"left_out"` // what could not be measured here, and why
 }
 
 // Machine is what the figures are of.

@@ -235,6 +235,7 @@ func TestOptions(t *testing.T) {
 		{Options{}, ""},
 		{Options{Quick: true}, ""},
 		{Options{Part: Wire, Pairs: 40, Sample: time.Second}, ""},
+		{Options{Part: Operator}, ""},
 		{Options{Part: "disk"}, `"disk"`},
 		{Options{Pairs: 2}, "--pairs 2"},
 		{Options{Pairs: -1}, "--pairs -1"},

@@ -18,12 +18,17 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	r := &Report{Version: o.Version, Started: time.Now(), Quick: o.Quick, Machine: describeMachine()}
 	progress := newProgress(o.Progress)
 	defer progress.end()
-	if o.Part != Wire {
+	if o.Part == Operator {
+		if err := r.runOperator(ctx, &o, progress); err != nil {
+			return nil, err
+		}
+	}
+	if o.Part == All || o.Part == Memory {
 		if err := r.runMemory(ctx, &o, progress); err != nil {
 			return nil, err
 		}
 	}
-	if o.Part != Memory {
+	if o.Part == All || o.Part == Wire {
 		err := r.runWire(ctx, &o, progress)
 		switch {
 		case errors.Is(err, errNotHere) && o.Part == All:

@@ -20,6 +20,9 @@ func (r *Report) Text() string {
 	if r.Wire != nil {
 		r.Wire.text(&b)
 	}
+	if r.Operator != nil {
+		r.Operator.text(&b)
+	}
 	r.barsText(&b)
 	if n := r.disturbed(); n > 0 {
 		fmt.Fprintf(&b, "\n%d samples stayed disturbed by other work on the machine, however often they were repeated. They are\n"+

@@ -172,6 +172,14 @@ func TestGeneratorAndSink(t *testing.T) {
 		if p := l.tester.run(w.o.Sample, window); p.sent == 0 || p.received != p.sent || p.wall < w.o.Sample || p.waited > p.wall {
 			t.Errorf("%s: %+v", peer, p)
 		}
+		if p := l.tester.number(1000); p.sent != 1000 || p.received != p.sent {
+			t.Errorf("%s: %+v, want 1000 packets", peer, p)
+		}
+		// Paced, it sends no more than it is told, whoever holds it up.
+		const pace = 20_000
+		if p := l.tester.paced(w.o.Sample, pace); p.sent == 0 || p.sent > int64(p.wall.Seconds()*pace)+burst || p.received > p.sent {
+			t.Errorf("%s: %+v at %d packets/s", peer, p, pace)
+		}
 		lat, err := l.tester.latency(100 * time.Millisecond)
 		if err != nil {
 			t.Fatal(err)

@@ -45,6 +45,11 @@ machine. The goals are reported, and missing one is no error.`,
 		Short: "Packets, CPU and latency over veth, against the kernel and a bare forwarder (root)",
 		Args:  noArgs,
 		RunE:  measure(bench.Wire),
+	}, &cobra.Command{
+		Use:   "operator",
+		Short: "What flows list, capture, top and trace cost a gateway at full load (root; no part of all)",
+		Args:  noArgs,
+		RunE:  measure(bench.Operator),
 	})
 	flags := c.PersistentFlags()
 	flags.StringVar(&o.Out, "out", "bench/out", "directory for the report")

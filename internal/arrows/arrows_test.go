@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	},
 
 	"bench": {
-		"internal/lab", "internal/flowmem", "internal/gateway", "xdp", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
+		"internal/lab", "internal/control", "internal/flowmem", "internal/gateway", "xdp", "nat", "dsr", "conntrack", "internal/fib", "internal/packet", "internal/verdict",
 	},
 	"internal/lab":    {},
 	"internal/demo":   {"internal/lab", "internal/control"},

@@ -86,7 +86,8 @@ type Worker struct {
 	HeartbeatAgeSeconds float64 `json:"heartbeat_age_seconds"`
 	Packets             uint64  `json:"packets"`
 	Bursts              uint64  `json:"bursts"`
-	Utilisation         float64 `json:"utilisation"` // share of the last second spent on packets, 0 to 1
+	Utilisation         float64 `json:"utilisation"`  // share of the last second spent on packets, 0 to 1
+	BusySeconds         float64 `json:"busy_seconds"` // spent on packets since the start
 	Frames              Frames  `json:"frames"`
 }
 

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/automaxprocs/maxprocs"
-
 	"sluice/conntrack"
 	"sluice/internal/config"
 	"sluice/internal/control"
@@ -61,6 +59,7 @@ type Daemon struct {
 	watchdog      watchdog
 	metrics       *metrics.Listener
 	dsrAgent      dsrAgent
+	backToCPUs    func() error // see shareCPUs; nil before
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -147,12 +146,8 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 			err = errors.Join(err, d.plane.steering.Abandon(), d.takeDown())
 		}
 	}()
-	// Workers spin on threads of their own; the control plane and the
-	// collector need room beside them.
-	if _, err := maxprocs.Set(maxprocs.Min(len(d.plane.threads)+2), maxprocs.Logger(func(f string, args ...any) {
-		d.log.Debug(fmt.Sprintf(f, args...))
-	})); err != nil {
-		return fmt.Errorf("GOMAXPROCS: %w", err)
+	if d.backToCPUs, err = d.shareCPUs(); err != nil {
+		return err
 	}
 	var names []string
 	for _, i := range c.Interfaces {
@@ -336,6 +331,9 @@ func (d *Daemon) takeDown() error {
 	agentErr := d.dsrAgent.close(d.options.DetachOnExit)
 	left, err := d.plane.close(d.options.DetachOnExit, d.config.OnFailure)
 	err = errors.Join(err, agentErr)
+	if d.backToCPUs != nil {
+		err = errors.Join(err, d.backToCPUs())
+	}
 	if d.mirror != nil {
 		d.mirror.Close()
 	}

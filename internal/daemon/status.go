@@ -158,7 +158,8 @@ func (d *Daemon) workerStatus(s *control.Status) {
 		c := t.worker.Counters()
 		s.Workers = append(s.Workers, control.Worker{
 			ID: t.id, CPU: t.cpu, Running: t.running(), HeartbeatAgeSeconds: float64(now-t.lastBeat()) / 1e9,
-			Packets: c.Packets, Bursts: c.Bursts, Utilisation: t.utilisation(), Frames: t.frameStatus(),
+			Packets: c.Packets, Bursts: c.Bursts, Utilisation: t.utilisation(), BusySeconds: float64(t.busy.Load()) / 1e9,
+			Frames: t.frameStatus(),
 		})
 	}
 }
