@@ -44,6 +44,9 @@ func writeAgent(w io.Writer, a *control.DSRAgent) {
 	if len(a.StrictFilter) > 0 {
 		line("strict rp_filter", strings.Join(a.StrictFilter, ", "))
 	}
+	if a.SourceRules {
+		line("routing rules", "some ask for the source: replies are looked up with the service address")
+	}
 	t := newTable(w, left("COUNTER"), right("PACKETS"))
 	t.indent = "  "
 	for _, c := range a.Counters {

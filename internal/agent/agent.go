@@ -39,6 +39,8 @@ type Agent struct {
 	replies    []string     // where replies are translated
 	unresolved []netip.Addr // trusted gateways
 	strict     []string     // interfaces of requests with rp_filter 1
+	rules      bool         // routing rules ask for the source
+	forwards   bool         // the kernel lets programs look routes up
 	flows      int          // at the last expiry
 	problem    string       // what could not be followed
 }
@@ -72,7 +74,7 @@ func (a *Agent) open() (err error) {
 	if a.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("DSR agent: open netlink: %w", err)
 	}
-	if a.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_NEIGH); err != nil {
+	if a.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_RULE); err != nil {
 		return fmt.Errorf("DSR agent: subscribe to events: %w", err)
 	}
 	a.pins, a.unpinned = openPins()
@@ -119,7 +121,7 @@ func (a *Agent) follow(at time.Time) error {
 	for _, l := range n.links {
 		a.names[l.Attrs().Index] = l.Attrs().Name
 	}
-	if err := errors.Join(a.putOwn(n.own()), a.putGateways(&n, at)); err != nil {
+	if err := errors.Join(a.putOwn(n.own()), a.putGateways(&n, at), a.putArrivals(&n), a.followRules(&n)); err != nil {
 		return err
 	}
 	a.strict = nil
@@ -222,6 +224,8 @@ type Status struct {
 	Missing         []string     // listed, and not there
 	Unresolved      []netip.Addr // trusted gateways of which no MAC is known
 	StrictFilter    []string     // interfaces of requests with rp_filter 1
+	SourceRules     bool         // routing rules ask for the source: replies are looked up again
+	NoLookup        bool         // and the kernel refuses that for the node's own servers
 	Hook            string       // tcx or clsact
 	Pinned          bool         // whether flows outlive the process
 	Where           string       // the directory of the pins, or why there are none
@@ -236,6 +240,7 @@ func (a *Agent) Status() Status {
 	s := Status{
 		Interfaces: slices.Clone(a.config.Interfaces), ReplyInterfaces: slices.Clone(a.replies),
 		Missing: slices.Clone(a.missing), Unresolved: slices.Clone(a.unresolved), StrictFilter: slices.Clone(a.strict),
+		SourceRules: a.rules, NoLookup: a.rules && !a.forwards,
 		Hook: "tcx", Pinned: a.pins != "", Where: string(a.pins), Flows: a.flows, MaxFlows: a.config.MaxFlows, Problem: a.problem,
 	}
 	if a.classic {

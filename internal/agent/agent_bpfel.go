@@ -16,22 +16,32 @@ import (
 type programsEvent uint32
 
 const (
-	programsEventLEARNED           programsEvent = 0
-	programsEventREQUEST           programsEvent = 1
-	programsEventREPLY             programsEvent = 2
-	programsEventERROR             programsEvent = 3
-	programsEventSTRIPPED          programsEvent = 4
-	programsEventDECAPSULATED      programsEvent = 5
-	programsEventUNTRUSTED_GATEWAY programsEvent = 6
-	programsEventUNLISTED_SERVICE  programsEvent = 7
-	programsEventOWN_SIDE          programsEvent = 8
-	programsEventOPTION_MALFORMED  programsEvent = 9
-	programsEventOTHER_PROTOCOL    programsEvent = 10
-	programsEventSERVICE_COLLISION programsEvent = 11
-	programsEventTABLE_FULL        programsEvent = 12
-	programsEventFRAGMENT_UNKNOWN  programsEvent = 13
-	programsEventREWRITE_FAILED    programsEvent = 14
-	programsEventEVENTS            programsEvent = 15
+	programsEventLEARNED                programsEvent = 0
+	programsEventREQUEST                programsEvent = 1
+	programsEventREPLY                  programsEvent = 2
+	programsEventERROR                  programsEvent = 3
+	programsEventREROUTED               programsEvent = 4
+	programsEventSTRIPPED               programsEvent = 5
+	programsEventDECAPSULATED           programsEvent = 6
+	programsEventUNTRUSTED_GATEWAY      programsEvent = 7
+	programsEventUNLISTED_SERVICE       programsEvent = 8
+	programsEventOWN_SIDE               programsEvent = 9
+	programsEventOPTION_MALFORMED       programsEvent = 10
+	programsEventOTHER_PROTOCOL         programsEvent = 11
+	programsEventOUTER_FOREIGN          programsEvent = 12
+	programsEventOUTER_FRAGMENT         programsEvent = 13
+	programsEventFRAGMENT_UNKNOWN       programsEvent = 14
+	programsEventDIRECT_SYN             programsEvent = 15
+	programsEventDIRECT_DATAGRAM        programsEvent = 16
+	programsEventSERVICE_COLLISION      programsEvent = 17
+	programsEventTABLE_FULL             programsEvent = 18
+	programsEventFLOW_UNKNOWN           programsEvent = 19
+	programsEventOUTER_CONGESTION       programsEvent = 20
+	programsEventREPLY_FRAGMENT_UNKNOWN programsEvent = 21
+	programsEventREPLY_UNROUTABLE       programsEvent = 22
+	programsEventREPLY_TOO_BIG          programsEvent = 23
+	programsEventREWRITE_FAILED         programsEvent = 24
+	programsEventEVENTS                 programsEvent = 25
 )
 
 type programsFlow struct {
@@ -40,7 +50,7 @@ type programsFlow struct {
 	VipPort uint16
 	Unused  uint16
 	State   uint32
-	Unused2 uint32
+	Direct  uint32
 	Created uint64
 	Seen    uint64
 	Packets [2]uint64
@@ -76,6 +86,8 @@ type programsService struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	programsMapArrivals   = "arrivals"
+	programsMapBackends   = "backends"
 	programsMapCounters   = "counters"
 	programsMapFlows      = "flows"
 	programsMapFragments  = "fragments"
@@ -139,6 +151,8 @@ type programsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
+	Arrivals  *ebpf.MapSpec `ebpf:"arrivals"`
+	Backends  *ebpf.MapSpec `ebpf:"backends"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Fragments *ebpf.MapSpec `ebpf:"fragments"`
@@ -174,6 +188,8 @@ func (o *programsObjects) Close() error {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
+	Arrivals  *ebpf.Map `ebpf:"arrivals"`
+	Backends  *ebpf.Map `ebpf:"backends"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Fragments *ebpf.Map `ebpf:"fragments"`
@@ -185,6 +201,8 @@ type programsMaps struct {
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
+		m.Arrivals,
+		m.Backends,
 		m.Counters,
 		m.Flows,
 		m.Fragments,

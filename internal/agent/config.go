@@ -68,6 +68,7 @@ const (
 	networkOrder
 	dispatchIPIP
 	dispatchGeneve
+	sourceRules // what the node says, not Config
 )
 
 func (c *Config) settings() uint32 {

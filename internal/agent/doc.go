@@ -18,7 +18,7 @@
 //	pin.go        what outlives the process
 //	maps.go       trusted gateways, services, the node's addresses
 //	flows.go      the flows: listing and expiry
-//	node.go       what is read of the node: links, addresses, neighbours, rp_filter
+//	node.go       what is read of the node: links, addresses, neighbours, rules, rp_filter
 //
 // TC and not XDP: XDP sees nothing of what the node's own sockets send, and the
 // reply's half must be at TC. With both halves there, one flow map and one order of

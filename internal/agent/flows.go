@@ -191,10 +191,12 @@ func (a *Agent) Find(protocol uint8, client, backend netip.AddrPort) (*Flow, err
 // flow may be seen after it was read.
 func since(at, then uint64) time.Duration { return max(time.Duration(at-then), 0) }
 
-// expire removes the flows whose time is over and returns how many there are left.
+// expire removes the flows whose time is over, and backends that have none, and
+// returns how many flows there are left.
 func (a *Agent) expire() (left int, err error) {
 	t, at := a.timeouts(), now()
 	var over []programsFlowKey
+	backends := map[uint32]bool{}
 	var c Cursor
 	for !c.Done {
 		n, err := a.read(&c)
@@ -202,6 +204,7 @@ func (a *Agent) expire() (left int, err error) {
 			return left, err
 		}
 		for i := range n {
+			backends[c.keys[i].Backend] = true
 			if since(at, c.values[i].Seen) > t.of(stateOf(c.keys[i].Protocol, c.values[i].State)) {
 				over = append(over, c.keys[i])
 			} else {
@@ -212,7 +215,37 @@ func (a *Agent) expire() (left int, err error) {
 	for i := range over {
 		err = errors.Join(err, a.expireOne(&over[i], at, &t))
 	}
-	return left, err
+	return left, errors.Join(err, a.putBackends(backends, at))
+}
+
+// rest is how long a backend without flows is remembered: a flow that begins while
+// the map is read may be missed.
+const rest = time.Minute
+
+// putBackends makes the programs' set of backends that of flows, as read at a time.
+func (a *Agent) putBackends(live map[uint32]bool, at uint64) error {
+	var errs []error
+	var backend uint32
+	var began uint64
+	var over []uint32
+	m := a.objects.Backends
+	for it := m.Iterate(); it.Next(&backend, &began); {
+		if !live[backend] && since(at, began) > rest {
+			over = append(over, backend)
+		}
+		delete(live, backend)
+	}
+	for _, backend := range over {
+		if err := m.Delete(backend); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("backends of the DSR agent: bpf(BPF_MAP_DELETE_ELEM): %w", err))
+		}
+	}
+	for backend := range live { // of flows that a former version began
+		if err := m.Put(backend, at); err != nil {
+			errs = append(errs, fmt.Errorf("backends of the DSR agent: bpf(BPF_MAP_UPDATE_ELEM): %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // expireOne looks again: a packet may have come since the flow was read.

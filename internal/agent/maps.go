@@ -76,10 +76,25 @@ func (a *Agent) putOwn(addresses []netip.Addr) error {
 	return putSet(a.objects.Own, "addresses of the node", wanted)
 }
 
+// putArrivals has the programs know where requests arrive.
+func (a *Agent) putArrivals(n *node) error {
+	wanted := map[uint32]bool{}
+	for _, name := range a.config.Interfaces {
+		if l := n.link(name); l != nil {
+			wanted[uint32(l.Attrs().Index)] = true
+		}
+	}
+	return putSet(a.objects.Arrivals, "interfaces of requests", wanted)
+}
+
 // putSettings is last when rules widen and harmless when they narrow: a set that
 // is empty believes nobody unless the settings say that it stands for anybody.
 func (a *Agent) putSettings() error {
-	if err := a.objects.Settings.Put(uint32(0), a.config.settings()); err != nil {
+	settings := a.config.settings()
+	if a.rules {
+		settings |= sourceRules
+	}
+	if err := a.objects.Settings.Put(uint32(0), settings); err != nil {
 		return fmt.Errorf("settings of the DSR agent: bpf(BPF_MAP_UPDATE_ELEM): %w", err)
 	}
 	return nil

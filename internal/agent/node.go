@@ -19,6 +19,7 @@ import (
 type node struct {
 	links     []netlink.Link
 	addresses []netlink.Addr
+	rules     []netlink.Rule
 }
 
 func (a *Agent) readNode() (n node, err error) {
@@ -29,7 +30,22 @@ func (a *Agent) readNode() (n node, err error) {
 	if n.addresses, err = a.netlink.AddrList(nil, netlink.FAMILY_V4); err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return n, err
 	}
+	if n.rules, err = a.netlink.RuleList(netlink.FAMILY_V4); err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return n, err
+	}
 	return n, nil
+}
+
+// followRules tells the programs whether the kernel could route a reply otherwise
+// than it did, if it had had the service's address and port as its source.
+func (a *Agent) followRules(n *node) error {
+	rules := slices.ContainsFunc(n.rules, func(r netlink.Rule) bool { return r.Src != nil || r.Sport != nil })
+	a.forwards = sysctl("lo", "forwarding") == '1'
+	if rules == a.rules {
+		return nil
+	}
+	a.rules = rules
+	return a.putSettings()
 }
 
 // own are the node's addresses, which no client has.
@@ -196,12 +212,14 @@ func (a *Agent) resolve(k neighbour, table []netlink.Neigh, n *node, at time.Tim
 // its route to the sender leaves by the same (rp_filter 1; the larger one of the
 // two settings holds, and 2 asks for any route).
 func strictFilter(name string) bool {
-	value := func(of string) byte {
-		b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", of, "rp_filter"))
-		if b = bytes.TrimSpace(b); err != nil || len(b) != 1 {
-			return '0'
-		}
-		return b[0]
+	return max(sysctl("all", "rp_filter"), sysctl(name, "rp_filter")) == '1'
+}
+
+// sysctl is a setting of one digit of IPv4 on an interface, '0' where there is none.
+func sysctl(of, key string) byte {
+	b, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv4/conf", of, key))
+	if b = bytes.TrimSpace(b); err != nil || len(b) != 1 {
+		return '0'
 	}
-	return max(value("all"), value(name)) == '1'
+	return b[0]
 }

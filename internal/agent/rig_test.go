@@ -213,9 +213,9 @@ func packetSocket(n *lab.Namespace, name string) (fd int, err error) {
 	return fd, err
 }
 
-// listen reads frames until the test ends.
-func (r *rig) listen(n *lab.Namespace, f func(fd int, frame []byte, from unix.Sockaddr)) {
-	fd, err := packetSocket(n, "eth0")
+// listen reads an interface's frames until the test ends.
+func (r *rig) listen(n *lab.Namespace, name string, f func(frame []byte)) {
+	fd, err := packetSocket(n, name)
 	r.must(err)
 	done, stop := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -227,17 +227,19 @@ func (r *rig) listen(n *lab.Namespace, f func(fd int, frame []byte, from unix.So
 				return
 			default:
 			}
-			if n, from, err := unix.Recvfrom(fd, buf, 0); err == nil {
-				f(fd, bytes.Clone(buf[:n]), from)
+			if n, _, err := unix.Recvfrom(fd, buf, 0); err == nil {
+				f(bytes.Clone(buf[:n]))
 			}
 		}
 	}()
 	r.t.Cleanup(func() { close(stop); <-done; unix.Close(fd) })
 }
 
-func (r *rig) tap(n *lab.Namespace) *tap {
+func (r *rig) tap(n *lab.Namespace) *tap { return r.tapOn(n, "eth0") }
+
+func (r *rig) tapOn(n *lab.Namespace, name string) *tap {
 	p := &tap{}
-	r.listen(n, func(_ int, frame []byte, _ unix.Sockaddr) {
+	r.listen(n, name, func(frame []byte) {
 		p.mu.Lock()
 		p.frames = append(p.frames, frame)
 		p.mu.Unlock()

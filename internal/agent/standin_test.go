@@ -28,7 +28,7 @@ func (r *rig) startStandIn() *standIn {
 	r.t.Cleanup(func() { unix.Close(fd) })
 	s.fd = fd
 	mac := r.mac(r.gateway).String()
-	r.listen(r.gateway, func(_ int, frame []byte, _ unix.Sockaddr) {
+	r.listen(r.gateway, "eth0", func(frame []byte) {
 		p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 		eth, _ := p.LinkLayer().(*layers.Ethernet)
 		ip, ok := p.NetworkLayer().(*layers.IPv4)

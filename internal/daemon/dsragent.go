@@ -216,7 +216,8 @@ func (n *dsrAgent) status(s *control.Status) {
 		counters, err := a.Counters()
 		out := &control.DSRAgent{
 			Interfaces: about.Interfaces, ReplyInterfaces: about.ReplyInterfaces, StrictFilter: about.StrictFilter, Hook: about.Hook,
-			Pinned: about.Pinned, Path: about.Where, Flows: control.Usage{Used: about.Flows, Capacity: about.MaxFlows},
+			SourceRules: about.SourceRules,
+			Pinned:      about.Pinned, Path: about.Where, Flows: control.Usage{Used: about.Flows, Capacity: about.MaxFlows},
 		}
 		for _, c := range counters {
 			out.Counters = append(out.Counters, control.Counter{Name: c.Name, Packets: c.Packets})
@@ -243,6 +244,10 @@ func agentProblems(s *agent.Status) (list []control.Degradation) {
 	if len(s.StrictFilter) > 0 && len(s.ReplyInterfaces) > 1 {
 		add("sysctl net.ipv4.conf.INTERFACE.rp_filter=2, if clients are routed by another interface",
 			"rp_filter is strict on %s: requests of clients that the node reaches another way are dropped", strings.Join(s.StrictFilter, ", "))
+	}
+	if s.NoLookup {
+		add("sysctl net.ipv4.conf.lo.forwarding=1, which forwards nothing",
+			"routing rules ask for the source, and the kernel does not look routes up for replies of the node's own servers: they leave as the backend's address does")
 	}
 	if float64(s.Flows) > pressure*float64(s.MaxFlows) {
 		add("raise conntrack.max-flows", "flow table: %d of %d in use", s.Flows, s.MaxFlows)

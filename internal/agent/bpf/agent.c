@@ -12,7 +12,7 @@
 // client and backend, for netfilter and for sockets.
 
 #include "learn.h"
-#include "strip.h"
+#include "unwrap.h"
 #include "reply.h"
 
 char __license[] SEC("license") = "Dual BSD/GPL";
@@ -34,7 +34,7 @@ int request(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (config & DISPATCH_IPIP && v.ip.protocol == IPPROTO_IPIP)
 		return request_ipip(skb, &v, config);
-	if (config & DISPATCH_GENEVE && v.ip.protocol == IPPROTO_UDP)
+	if (config & DISPATCH_GENEVE && v.ip.protocol == IPPROTO_UDP && to_geneve(skb, &v))
 		return request_geneve(skb, &v, config);
 	if (v.ip.ihl > 5 && !(config & (DISPATCH_IPIP | DISPATCH_GENEVE))) {
 		int at = find_option(skb, &v, config, &service);
@@ -42,9 +42,7 @@ int request(struct __sk_buff *skb)
 		if (at >= 0)
 			return request_option(skb, &v, config, &service, at);
 	}
-	if (read_bare(skb, &v))
-		follow_request(skb, &v);
-	return TC_ACT_UNSPEC;
+	return request_bare(skb, &v);
 }
 
 // The reply's link-layer header is Ethernet's, or there is none.

@@ -17,14 +17,16 @@ struct endpoint {
 };
 
 // A function of its own, so that the object's BTF has the enum, which Go reads.
-static __attribute__((noinline)) void count(enum event event)
+static __attribute__((noinline)) void add(enum event event, __u32 packets)
 {
 	__u32 index = event;
 	__u64 *n = bpf_map_lookup_elem(&counters, &index);
 
 	if (n)
-		*n += 1; // per CPU, and softirq does not nest: no atomic needed
+		*n += packets; // per CPU, and softirq does not nest: no atomic needed
 }
+
+inline void count(enum event event) { add(event, 1); }
 
 inline __u64 now(void) { return bpf_ktime_get_coarse_ns(); }
 
@@ -88,16 +90,30 @@ inline bool gives_way(const struct flow *f, __u8 protocol, __u64 at)
 	return (__s64)(at - f->seen) > (__s64)COLLISION_TIME;
 }
 
-inline void seen(struct flow *f, int side, __u32 length, __u32 state)
+// segments is how many packets the wire had, or will have: a super-frame is one
+// until something cuts it.
+inline __u32 segments(struct __sk_buff *skb) { return skb->gso_segs ?: 1; }
+
+// octets is their length, each with headers of its own. The header of a super-frame
+// of more than 64 KiB says 0 (BIG TCP).
+inline __u64 octets(struct __sk_buff *skb, const struct view *v)
 {
-	f->seen = now();
-	f->packets[side] += 1;
-	f->bytes[side] += length;
-	if ((f->state & state) != state)
-		__sync_fetch_and_or(&f->state, state);
+	__u32 length = bpf_ntohs(v->ip.tot_len) ?: skb->len - v->l3;
+
+	return length + (__u64)(segments(skb) - 1) * v->headers;
 }
 
-inline void seen_request(struct flow *f, const struct view *v)
+inline void seen(struct __sk_buff *skb, struct flow *f, int side, const struct view *v, __u32 state)
+{
+	f->seen = now();
+	f->packets[side] += segments(skb);
+	f->bytes[side] += octets(skb, v);
+	if ((f->state & state) != state)
+		__sync_fetch_and_or(&f->state, state);
+	add(side ? REPLY : REQUEST, segments(skb));
+}
+
+inline void seen_request(struct __sk_buff *skb, struct flow *f, const struct view *v)
 {
 	__u32 state = 0;
 
@@ -107,11 +123,10 @@ inline void seen_request(struct flow *f, const struct view *v)
 		state |= CLIENT_FIN;
 	if (v->flags & TCP_RST)
 		state |= RESET;
-	seen(f, 0, bpf_ntohs(v->ip.tot_len), state);
-	count(REQUEST);
+	seen(skb, f, 0, v, state);
 }
 
-inline void seen_reply(struct flow *f, const struct view *v, __u32 length)
+inline void seen_reply(struct __sk_buff *skb, struct flow *f, const struct view *v)
 {
 	__u32 state = ANSWERED;
 
@@ -122,28 +137,52 @@ inline void seen_reply(struct flow *f, const struct view *v, __u32 length)
 	else if (f->state & RESET)
 		// The server goes on: it did not believe the client's RST.
 		__sync_fetch_and_and(&f->state, ~RESET);
-	seen(f, 1, length, state);
-	count(REPLY);
+	seen(skb, f, 1, v, state);
+}
+
+inline void key_of_request(struct flow_key *key, const struct view *v, __be32 backend)
+{
+	*key = (struct flow_key){
+		.client = v->ip.saddr, .backend = backend,
+		.client_port = v->sport, .backend_port = v->dport, .protocol = v->ip.protocol,
+	};
+}
+
+inline bool begin(struct __sk_buff *skb, const struct view *v, const struct flow_key *key, const struct endpoint *service)
+{
+	__u64 at = now();
+	struct flow fresh = {
+		.vip = service->address, .vip_port = service->port, .created = at, .seen = at,
+		.state = v->flags & TCP_RST ? RESET : 0,
+		.packets[0] = segments(skb), .bytes[0] = octets(skb, v),
+	};
+
+	if (bpf_map_update_elem(&flows, key, &fresh, BPF_ANY) ||
+	    bpf_map_update_elem(&backends, &key->backend, &at, BPF_ANY)) {
+		count(TABLE_FULL);
+		return false;
+	}
+	count(LEARNED);
+	add(REQUEST, segments(skb));
+	return true;
 }
 
 // learn begins or follows the flow of a request that names its service. Where it
 // returns false the packet must not be delivered, since its reply would leave
 // with the wrong source.
-inline bool learn(const struct view *v, __be32 backend, const struct endpoint *service)
+inline bool learn(struct __sk_buff *skb, const struct view *v, __be32 backend, const struct endpoint *service)
 {
-	struct flow_key key = {
-		.client = v->ip.saddr, .backend = backend,
-		.client_port = v->sport, .backend_port = v->dport, .protocol = v->ip.protocol,
-	};
-	struct flow *f = bpf_map_lookup_elem(&flows, &key);
-	struct flow fresh = {.vip = service->address, .vip_port = service->port};
+	struct flow_key key;
+	struct flow *f;
 
+	key_of_request(&key, v, backend);
+	f = bpf_map_lookup_elem(&flows, &key);
 	if (f) {
 		bool same = f->vip == service->address && f->vip_port == service->port;
 		bool again = (v->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && closed(f);
 
 		if (same && !again) {
-			seen_request(f, v);
+			seen_request(skb, f, v);
 			return true;
 		}
 		// Segments without the option carry the same addresses and ports for
@@ -153,52 +192,57 @@ inline bool learn(const struct view *v, __be32 backend, const struct endpoint *s
 			return false;
 		}
 	}
-	fresh.created = fresh.seen = now();
-	if (v->flags & TCP_RST)
-		fresh.state = RESET;
-	fresh.packets[0] = 1;
-	fresh.bytes[0] = bpf_ntohs(v->ip.tot_len);
-	if (bpf_map_update_elem(&flows, &key, &fresh, BPF_ANY)) {
-		count(TABLE_FULL);
-		return false;
-	}
-	count(LEARNED);
-	count(REQUEST);
-	return true;
+	return begin(skb, v, &key, service);
 }
 
-inline bool read_bare(struct __sk_buff *skb, struct view *v)
+// request_bare is for a packet that names no service. Where it is on a flow's tuple
+// and not of the flow, its client speaks to the backend itself from the same port,
+// and the server's answers to both look alike.
+inline int request_bare(struct __sk_buff *skb, struct view *v)
 {
-	return !later_fragment(&v->ip) && read_ports(skb, v);
-}
+	struct flow_key key;
+	struct flow *f;
 
-// follow_request is for a packet that names no service. A new connection without
-// a service ends a flow that is over: its client speaks to the backend itself.
-inline void follow_request(struct __sk_buff *skb, const struct view *v)
-{
-	struct flow_key key = {
-		.client = v->ip.saddr, .backend = v->ip.daddr,
-		.client_port = v->sport, .backend_port = v->dport, .protocol = v->ip.protocol,
-	};
-	struct flow *f = bpf_map_lookup_elem(&flows, &key);
-
+	if (later_fragment(&v->ip) || !read_ports(skb, v))
+		return TC_ACT_UNSPEC;
+	key_of_request(&key, v, v->ip.daddr);
+	f = bpf_map_lookup_elem(&flows, &key);
 	if (!f)
-		return;
-	if ((v->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && gives_way(f, key.protocol, now())) {
-		bpf_map_delete_elem(&flows, &key);
-		return;
-	}
-	if (key.protocol == IPPROTO_UDP && !(configured() & (DISPATCH_IPIP | DISPATCH_GENEVE))) {
-		// Every datagram of a service has the option, so this one is to the
-		// backend itself; where the flow rests, its answer is as well.
-		if (gives_way(f, key.protocol, now()))
+		return TC_ACT_UNSPEC;
+	if (key.protocol == IPPROTO_UDP) {
+		// Every datagram of a service names it. The flow has the port until
+		// it rests: an answer to the other one would leave with its source.
+		if (gives_way(f, key.protocol, now())) {
 			bpf_map_delete_elem(&flows, &key);
-		return;
+			return TC_ACT_UNSPEC;
+		}
+		count(DIRECT_DATAGRAM);
+		return TC_ACT_SHOT;
 	}
-	seen_request(f, v);
+	if ((v->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
+		// Every SYN of a service names it as well. The server decides: it
+		// has one connection, which this ends or not (see answers_direct).
+		f->direct = v->seq;
+		__sync_fetch_and_or(&f->state, DIRECT);
+		count(DIRECT_SYN);
+		return TC_ACT_UNSPEC;
+	}
+	seen_request(skb, f, v);
+	return TC_ACT_UNSPEC;
 }
 
-// remember has the later fragments of a datagram get the same address.
+// answers_direct says whether the server's segment answers the client's SYN to the
+// backend itself, by taking or refusing it. The flow is over then. An answer that
+// acknowledges what the flow's client sent, as to a SYN that somebody made up
+// (RFC 5961 4), is the flow's. With data in the SYN more is acknowledged.
+inline bool answers_direct(const struct flow *f, const struct view *v)
+{
+	return f->state & DIRECT && v->flags & TCP_ACK && v->flags & (TCP_SYN | TCP_RST) &&
+	       bpf_ntohl(v->ack) - bpf_ntohl(f->direct) - 1 <= 0xffff;
+}
+
+// remember has the later fragments of a datagram get the same address, 0 for their
+// own.
 inline void remember(const struct view *v, __be32 to)
 {
 	struct datagram key = {
@@ -210,8 +254,8 @@ inline void remember(const struct view *v, __be32 to)
 		bpf_map_update_elem(&fragments, &key, &first, BPF_ANY);
 }
 
-// recall is the address that the first fragment of a later one got, or 0.
-inline __be32 recall(const struct view *v)
+// recall is the first fragment of a later one, if it came.
+inline struct sighting *recall(const struct view *v)
 {
 	struct datagram key = {
 		.src = v->ip.saddr, .dst = v->ip.daddr, .id = v->ip.id, .protocol = v->ip.protocol,
@@ -220,5 +264,5 @@ inline __be32 recall(const struct view *v)
 
 	if (!first || (__s64)(now() - first->at) > (__s64)REASSEMBLY_TIME)
 		return 0;
-	return first->to;
+	return first;
 }

@@ -2,7 +2,7 @@
 //
 // What Go and the agent's programs share. The Go side of each layout is in
 // ../maps.go and ../flows.go. `flows` and `fragments` are pinned and outlive a
-// process: their layouts change with FLOW_LAYOUT only.
+// process: a map whose layout changes begins empty, as connections then would.
 
 #pragma once
 
@@ -17,6 +17,7 @@ enum event {
 	REQUEST,           // packets of a flow from its client
 	REPLY,             // packets of a flow to its client
 	ERROR,             // ICMP errors about a flow
+	REROUTED,          // of both, by routing rules for the service's address
 	STRIPPED,          // options taken out
 	DECAPSULATED,      // outer headers taken off
 	UNTRUSTED_GATEWAY, // ignored from here on
@@ -24,9 +25,18 @@ enum event {
 	OWN_SIDE,
 	OPTION_MALFORMED,
 	OTHER_PROTOCOL,
-	SERVICE_COLLISION, // dropped from here on
-	TABLE_FULL,
+	OUTER_FOREIGN,
+	OUTER_FRAGMENT,
 	FRAGMENT_UNKNOWN,
+	DIRECT_SYN,
+	DIRECT_DATAGRAM, // dropped from here on
+	SERVICE_COLLISION,
+	TABLE_FULL,
+	FLOW_UNKNOWN,
+	OUTER_CONGESTION,
+	REPLY_FRAGMENT_UNKNOWN,
+	REPLY_UNROUTABLE,
+	REPLY_TOO_BIG,
 	REWRITE_FAILED,
 	EVENTS,
 };
@@ -38,6 +48,7 @@ enum setting {
 	NETWORK_ORDER = 8,
 	DISPATCH_IPIP = 16,
 	DISPATCH_GENEVE = 32,
+	SOURCE_RULES = 64, // routing rules that ask for the source
 };
 
 // One word of enum setting, so that a change is one store.
@@ -88,6 +99,15 @@ struct {
 	__type(value, __u8); // there or not
 } own SEC(".maps");
 
+// The interfaces where requests arrive, by index.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8); // there or not
+} arrivals SEC(".maps");
+
 struct flow_key {
 	__be32 client, backend;
 	__be16 client_port, backend_port;
@@ -101,6 +121,7 @@ enum flow_state {
 	CLIENT_FIN = 4,
 	SERVER_FIN = 8,
 	RESET = 16,     // an RST from either side, which nothing contradicted
+	DIRECT = 32,    // the client sent a SYN to the backend itself
 };
 
 struct flow {
@@ -108,7 +129,7 @@ struct flow {
 	__be16 vip_port;
 	__u16 unused;
 	__u32 state; // enum flow_state, changed by atomic operations
-	__u32 unused2;
+	__be32 direct; // with DIRECT: that SYN's sequence number
 	__u64 created, seen; // CLOCK_MONOTONIC, ns
 	// From the client, from the server. Plain additions: a lost one is allowed.
 	__u64 packets[2], bytes[2];
@@ -125,6 +146,17 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+// The backends of flows, with the time (as in a flow) when one last began. It
+// tells whose fragments must not leave before it is clear whether they are
+// replies.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __be32);
+	__type(value, __u64);
+} backends SEC(".maps");
+
 // Datagrams in fragments: the later ones have no ports and follow the first.
 struct datagram {
 	__be32 src, dst;
@@ -135,7 +167,7 @@ struct datagram {
 
 struct sighting {
 	__u64 at;
-	__be32 to; // the address that the first fragment got
+	__be32 to; // the address that the first fragment got; 0: it kept its own
 	__u32 unused;
 };
 

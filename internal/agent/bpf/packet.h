@@ -12,6 +12,7 @@
 #include <linux/ip.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -51,7 +52,9 @@ struct view {
 	struct iphdr ip;
 	__u32 l3, l4; // offsets in the packet
 	__be16 sport, dport;
-	__u8 flags; // TCP's
+	__u32 headers; // length of both headers
+	__be32 seq, ack; // TCP's
+	__u8 flags;
 };
 
 inline bool later_fragment(const struct iphdr *ip) { return ip->frag_off & bpf_htons(IP_OFFSET); }
@@ -71,10 +74,15 @@ inline bool read_ip(struct __sk_buff *skb, __u32 l3, struct view *v)
 	return true;
 }
 
-// read_ports reads ports and TCP flags; false where there are none.
+// read_ports reads ports, and of TCP what else tells connections apart; false where
+// there are none.
 inline bool read_ports(struct __sk_buff *skb, struct view *v)
 {
 	__be16 ports[2];
+	struct {
+		__be32 seq, ack;
+		__u8 words, flags;
+	} __attribute__((packed)) tcp;
 
 	v->flags = 0;
 	if (v->ip.protocol != IPPROTO_TCP && v->ip.protocol != IPPROTO_UDP)
@@ -83,8 +91,15 @@ inline bool read_ports(struct __sk_buff *skb, struct view *v)
 		return false;
 	v->sport = ports[0];
 	v->dport = ports[1];
-	if (v->ip.protocol == IPPROTO_TCP)
-		return !bpf_skb_load_bytes(skb, v->l4 + 13, &v->flags, 1);
+	v->headers = v->l4 - v->l3 + sizeof(struct udphdr);
+	if (v->ip.protocol == IPPROTO_UDP)
+		return true;
+	if (bpf_skb_load_bytes(skb, v->l4 + sizeof(ports), &tcp, sizeof(tcp)))
+		return false;
+	v->headers = v->l4 - v->l3 + (tcp.words >> 4) * 4;
+	v->seq = tcp.seq;
+	v->ack = tcp.ack;
+	v->flags = tcp.flags;
 	return true;
 }
 

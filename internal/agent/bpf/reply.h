@@ -4,7 +4,8 @@
 
 #pragma once
 
-#include "learn.h"
+#include "route.h"
+#include "strip.h"
 
 inline struct flow *flow_of(__be32 client, __be32 backend, __be16 client_port, __be16 backend_port, __u8 protocol)
 {
@@ -14,6 +15,18 @@ inline struct flow *flow_of(__be32 client, __be32 backend, __be16 client_port, _
 	};
 
 	return bpf_map_lookup_elem(&flows, &key);
+}
+
+// count_own notes an option that this node sends itself: nothing is learned from
+// it, here or by another agent that trusts gateways only.
+inline void count_own(struct __sk_buff *skb, const struct view *v)
+{
+	__u32 from = skb->ingress_ifindex;
+	struct endpoint service;
+
+	// What arrived as requests do was judged there.
+	if (find_option(skb, v, configured(), &service) >= 0 && !bpf_map_lookup_elem(&arrivals, &from))
+		count(OWN_SIDE);
 }
 
 // set changes a field of the payload that an ICMP checksum covers.
@@ -48,6 +61,7 @@ inline int translate_error(struct __sk_buff *skb, struct view *v)
 {
 	struct view q = {};
 	struct flow *found, f;
+	struct way way;
 	__u8 type;
 
 	if (bpf_skb_load_bytes(skb, v->l4, &type, 1))
@@ -62,54 +76,105 @@ inline int translate_error(struct __sk_buff *skb, struct view *v)
 	if (!found)
 		return TC_ACT_UNSPEC;
 	f = *found;
+	if (!choose(skb, v, f.vip, 0, &way))
+		return TC_ACT_SHOT;
 	count(ERROR);
 	if (quote_as(skb, v, &q, &f) && change_address(skb, v, IP_SADDR, v->ip.saddr, f.vip, 0, 0))
-		return TC_ACT_UNSPEC;
+		return leave(skb, v->l3, &way);
 	count(REWRITE_FAILED);
+	return TC_ACT_SHOT;
+}
+
+// unclear is for a fragment of which it cannot be told whether it is a reply: only
+// the first one has ports, and nothing can be held here until that one comes.
+inline int unclear(const struct view *v)
+{
+	__be32 source = v->ip.saddr;
+
+	if (v->ip.protocol != IPPROTO_TCP && v->ip.protocol != IPPROTO_UDP)
+		return TC_ACT_UNSPEC;
+	if (!bpf_map_lookup_elem(&backends, &source))
+		return TC_ACT_UNSPEC;
+	count(REPLY_FRAGMENT_UNKNOWN);
 	return TC_ACT_SHOT;
 }
 
 // translate_later is for the fragments after the first of a datagram.
 inline int translate_later(struct __sk_buff *skb, struct view *v)
 {
-	__be32 vip = recall(v);
+	struct sighting *first = recall(v);
+	struct way way;
+	__be32 vip;
 
-	if (!vip || change_address(skb, v, IP_SADDR, v->ip.saddr, vip, 0, 0))
+	if (!first)
+		return unclear(v);
+	vip = first->to;
+	if (!vip)
 		return TC_ACT_UNSPEC;
+	if (!choose(skb, v, vip, 0, &way))
+		return TC_ACT_SHOT;
+	if (change_address(skb, v, IP_SADDR, v->ip.saddr, vip, 0, 0))
+		return leave(skb, v->l3, &way);
 	count(REWRITE_FAILED);
 	return TC_ACT_SHOT;
+}
+
+// translate_flow is for a reply of a flow.
+inline int translate_flow(struct __sk_buff *skb, struct view *v, struct flow *f)
+{
+	__be32 vip = f->vip;
+	__be16 port = f->vip_port;
+	struct way way;
+	__u64 flags;
+	__u32 check;
+
+	if (!choose(skb, v, vip, port, &way))
+		return TC_ACT_SHOT;
+	seen_reply(skb, f, v);
+	remember(v, vip);
+	check = transport_check(v, &flags);
+	if (bpf_l4_csum_replace(skb, check, v->sport, port, flags | sizeof(port)) ||
+	    bpf_skb_store_bytes(skb, v->l4, &port, sizeof(port), 0) ||
+	    !change_address(skb, v, IP_SADDR, v->ip.saddr, vip, check, flags)) {
+		count(REWRITE_FAILED);
+		return TC_ACT_SHOT;
+	}
+	return leave(skb, v->l3, &way);
+}
+
+// translate is for what has ports, if it can be read.
+inline int translate(struct __sk_buff *skb, struct view *v)
+{
+	struct flow_key key;
+	struct flow *f;
+
+	if (!read_ports(skb, v))
+		return first_fragment(&v->ip) ? unclear(v) : TC_ACT_UNSPEC;
+	key = (struct flow_key){
+		.client = v->ip.daddr, .backend = v->ip.saddr,
+		.client_port = v->dport, .backend_port = v->sport, .protocol = v->ip.protocol,
+	};
+	f = bpf_map_lookup_elem(&flows, &key);
+	if (f && !answers_direct(f, v))
+		return translate_flow(skb, v, f);
+	if (f)
+		bpf_map_delete_elem(&flows, &key);
+	if (first_fragment(&v->ip) && bpf_map_lookup_elem(&backends, &key.backend))
+		remember(v, 0);
+	return TC_ACT_UNSPEC;
 }
 
 inline int translate_reply(struct __sk_buff *skb, __u32 l3)
 {
 	struct view v = {};
-	struct flow *f;
-	__u64 flags;
-	__u32 check;
-	__be32 vip;
-	__be16 port;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present || !read_ip(skb, l3, &v))
 		return TC_ACT_UNSPEC;
+	if (v.ip.ihl > 5)
+		count_own(skb, &v);
 	if (later_fragment(&v.ip))
 		return translate_later(skb, &v);
 	if (v.ip.protocol == IPPROTO_ICMP)
 		return translate_error(skb, &v);
-	if (!read_ports(skb, &v))
-		return TC_ACT_UNSPEC;
-	f = flow_of(v.ip.daddr, v.ip.saddr, v.dport, v.sport, v.ip.protocol);
-	if (!f)
-		return TC_ACT_UNSPEC;
-	vip = f->vip;
-	port = f->vip_port;
-	seen_reply(f, &v, skb->len - l3);
-	remember(&v, vip);
-	check = transport_check(&v, &flags);
-	if (bpf_l4_csum_replace(skb, check, v.sport, port, flags | sizeof(port)) ||
-	    bpf_skb_store_bytes(skb, v.l4, &port, sizeof(port), 0) ||
-	    !change_address(skb, &v, IP_SADDR, v.ip.saddr, vip, check, flags)) {
-		count(REWRITE_FAILED);
-		return TC_ACT_SHOT;
-	}
-	return TC_ACT_UNSPEC;
+	return translate(skb, &v);
 }
