@@ -167,16 +167,23 @@ func (s *Steering) steers(port, ifindex int) bool {
 }
 
 // Pinned says whether the program outlives the process on every attached port,
-// and the directory of the pins, or why it does not.
+// and the directory of the pins, or why it does not. What another process took off
+// an interface is attached no more.
 func (s *Steering) Pinned() (pinned bool, where string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	where = "nothing is attached"
 	for _, a := range s.attached {
+		if a == nil {
+			continue
+		}
+		off, err := a.detached()
 		switch {
-		case a == nil:
+		case off && err == nil:
 		case a.path == "":
 			return false, a.unpinned
+		case !exists(a.path):
+			return false, a.path + " was removed"
 		default:
 			pinned, where = true, filepath.Dir(filepath.Dir(a.path))
 		}

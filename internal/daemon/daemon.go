@@ -262,6 +262,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			d.reload("SIGHUP")
 		case now := <-tick.C:
 			d.followLinks(now)
+			d.watchSteering()
 			d.followAgent()
 			d.reserveHostPorts()
 			d.reuseDrained()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"sluice/internal/control"
@@ -27,6 +28,7 @@ const (
 type linkState struct {
 	serving int // ifindex of the device that the workers have sockets on; 0: none
 	problem error
+	undone  control.Degradation // what another process did to its steering program
 
 	tried   device // what could not be opened
 	retryAt time.Time
@@ -121,6 +123,9 @@ func (p *plane) movePort(i int, name string) error {
 func (d *Daemon) linkProblems() (list []control.Degradation) {
 	frame := d.plane.threads[0].umem.FrameSize()
 	for i := range d.links {
+		if undone := d.links[i].undone; undone.What != "" {
+			list = append(list, undone)
+		}
 		iface := d.routes.Interface(fib.PortID(i))
 		switch err := d.links[i].problem; {
 		case err != nil:
@@ -133,6 +138,44 @@ func (d *Daemon) linkProblems() (list []control.Degradation) {
 		}
 	}
 	return list
+}
+
+// watchSteering notices what others do to the steering program of the devices in
+// service: `sluice detach`, above all, which is for when no daemon runs. It is not
+// undone, since whoever did it wanted the kernel to have the packets.
+func (d *Daemon) watchSteering() {
+	for i := range d.links {
+		l, before := &d.links[i], d.links[i].undone.What
+		l.undone = control.Degradation{}
+		if l.serving == 0 || l.serving != int(d.routes.Interface(fib.PortID(i)).Ifindex) {
+			continue // its device is gone, or about to be replaced
+		}
+		name := d.config.Interfaces[i].Name
+		switch detached, unpinned, err := d.plane.steering.Undone(i); {
+		case err != nil:
+			d.log.Warn("whether the steering program is in place is unknown", "error", err)
+		case detached && !present(l.serving):
+			// The device went, and the routes do not say so yet.
+		case detached:
+			l.undone = control.Degradation{
+				What:   "interface " + name + ": the steering program was taken off (`sluice detach` does that), so the kernel has its packets, untranslated",
+				Remedy: "attach it again: `systemctl restart sluice`",
+			}
+		case unpinned:
+			l.undone = control.Degradation{
+				What:   "interface " + name + ": the pin of the steering program was removed, so the kernel gets its packets, untranslated, once this process ends",
+				Remedy: "pin it again: `systemctl restart sluice`",
+			}
+		}
+		if l.undone.What != "" && l.undone.What != before {
+			d.log.Error(l.undone.What, "remedy", l.undone.Remedy)
+		}
+	}
+}
+
+func present(ifindex int) bool {
+	_, err := net.InterfaceByIndex(ifindex)
+	return err == nil
 }
 
 // suffix is what went wrong besides.
