@@ -57,16 +57,9 @@ func writePools(w *bytes.Buffer, p *control.Pools) {
 	t := newTable(w, left("ADDRESS"), left("OF"), right("TCP"), right(""), right("UDP"), right(""), right("ICMP"), right("RESTING"), right("REFUSED"), right("PORTS EACH"))
 	t.indent = "  "
 	for _, x := range p.Addresses {
-		of := "pool"
-		if x.Interface != "" {
-			of = x.Interface
-		}
-		if x.Shared {
-			of += ", shared with the host"
-		}
-		t.row(x.Address.String(), of, strconv.Itoa(x.InUse.TCP), shareOf(x.InUse.TCP, x.Capacity),
+		t.row(x.Address.String(), describeAddress(&x), strconv.Itoa(x.InUse.TCP), shareOf(x.InUse.TCP, x.Capacity),
 			strconv.Itoa(x.InUse.UDP), shareOf(x.InUse.UDP, x.Capacity), strconv.Itoa(x.InUse.ICMP),
-			strconv.Itoa(x.Resting.TCP+x.Resting.UDP+x.Resting.ICMP), number(x.Refused), strconv.Itoa(x.Capacity))
+			strconv.Itoa(x.Resting.TCP+x.Resting.UDP+x.Resting.ICMP), number(x.Refused), portsOf(&x))
 	}
 	flush(t)
 	s := &p.Ports
@@ -93,6 +86,32 @@ func writePools(w *bytes.Buffer, p *control.Pools) {
 		busiest.row(strconv.Itoa(x.Ports), strconv.Itoa(x.Flows), x.Address.String(), x.External.String())
 	}
 	flush(busiest)
+}
+
+// describeAddress says whose an external address is, and what it is for where that
+// is not masquerading.
+func describeAddress(x *control.ExternalAddress) string {
+	of := x.Interface
+	if of == "" {
+		of = "pool"
+	}
+	switch x.Use {
+	case control.ForServices:
+		of += ", for services"
+	case control.ForForwards:
+		of = "port-forwards"
+	}
+	if x.Shared {
+		of += ", shared with the host"
+	}
+	return of
+}
+
+func portsOf(x *control.ExternalAddress) string {
+	if x.Capacity == 0 {
+		return "-"
+	}
+	return strconv.Itoa(x.Capacity)
 }
 
 func shareOf(used, capacity int) string {

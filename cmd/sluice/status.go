@@ -104,7 +104,10 @@ func writeSummary(w io.Writer, s *control.Status) {
 		}
 		line("Last reload", "%s %s", clock(r.At), how)
 	}
-	line("Masquerade", "%s", describeMasquerade(&s.Masquerade))
+	line("Masquerade", "%s", describeMasquerade(&s.Masquerade, s.Interfaces))
+	if s.Services.Count > 0 {
+		line("Services", "%s", describeServices(&s.Services))
+	}
 	line("Flows", "%s%s", usageOf(s.Flows.Usage), countsOf(s.Flows.Protocols))
 	if len(s.Flows.States) > 0 {
 		line("States", "%s", strings.TrimPrefix(countsOf(s.Flows.States), "; "))
@@ -129,14 +132,40 @@ func describeState(f *control.StateFile) string {
 	return f.Path + "; " + f.Start
 }
 
-func describeMasquerade(m *control.Masquerade) string {
+// describeMasquerade has what cilium status has: by which devices, to what, and
+// which prefixes are excluded.
+func describeMasquerade(m *control.Masquerade, interfaces []control.Interface) string {
 	switch {
 	case !m.Enabled:
 		return "off"
 	case len(m.Sources) == 0:
 		return "on, but without sources: nothing is masqueraded"
 	}
-	return fmt.Sprintf("%s to ports %s; %s", someOf(m.Sources), m.PortRange, plural(len(m.Exclusions), "exclusion"))
+	var by []string
+	for i := range interfaces {
+		if interfaces[i].Role != "inside" {
+			by = append(by, interfaces[i].Name)
+		}
+	}
+	text := fmt.Sprintf("%s leaving by %s, to ports %s; ", someOf(m.Sources), strings.Join(by, ", "), m.PortRange)
+	if len(m.Exclusions) == 0 {
+		return text + "no exclusion"
+	}
+	var not []netip.Prefix
+	for _, x := range m.Exclusions {
+		not = append(not, x.Prefix)
+	}
+	return text + plural(len(not), "exclusion") + ": " + someOf(not)
+}
+
+// describeServices has the mode, the dispatch and the selection, as cilium status.
+func describeServices(u *control.ServiceUsage) string {
+	mode := strings.Join(u.Modes, ", ")
+	if u.Dispatch != "" {
+		mode += "; dispatch " + u.Dispatch
+	}
+	return fmt.Sprintf("%d; mode %s; selection %s; %d of %s new flows", u.Count, mode, strings.Join(u.Algorithms, ", "),
+		u.Selectable, plural(u.Backends, "backend")+" can get")
 }
 
 // someOf lists the first few prefixes.
@@ -258,21 +287,14 @@ func writeWorkers(w io.Writer, list []control.Worker) {
 }
 
 func writeAddresses(w io.Writer, m *control.Masquerade) {
-	if !m.Enabled || len(m.Addresses) == 0 {
+	if len(m.Addresses) == 0 {
 		return
 	}
 	section(w, "External addresses")
 	t := newTable(w, left("ADDRESS"), left("OF"), right("TCP"), right("UDP"), right("ICMP"), right("PORTS EACH"))
 	t.indent = "  "
 	for _, x := range m.Addresses {
-		of := "pool"
-		if x.Interface != "" {
-			of = x.Interface
-		}
-		if x.Shared {
-			of += ", shared with the host"
-		}
-		t.row(x.Address.String(), of, strconv.Itoa(x.InUse.TCP), strconv.Itoa(x.InUse.UDP), strconv.Itoa(x.InUse.ICMP), strconv.Itoa(x.Capacity))
+		t.row(x.Address.String(), describeAddress(&x), strconv.Itoa(x.InUse.TCP), strconv.Itoa(x.InUse.UDP), strconv.Itoa(x.InUse.ICMP), portsOf(&x))
 	}
 	flush(t)
 }

@@ -24,6 +24,7 @@ type Status struct {
 	Workers       []Worker      `json:"workers"`
 	Interfaces    []Interface   `json:"interfaces"`
 	Masquerade    Masquerade    `json:"masquerade"`
+	Services      ServiceUsage  `json:"services"`
 	Flows         FlowUsage     `json:"flows"`
 	Mappings      Usage         `json:"mappings"`
 	Sources       Usage         `json:"sources"`
@@ -178,16 +179,37 @@ type Exclusion struct {
 	Line   int          `json:"line"` // of the configuration file; 0 where another file or a default says it
 }
 
-// ExternalAddress is an address that sources are masqueraded to.
+// ExternalAddress is an address that sources are translated to.
 type ExternalAddress struct {
 	Address   netip.Addr `json:"address"`
 	Interface string     `json:"interface"` // whose primary address it is; "" for a pool
 	Shared    bool       `json:"shared"`    // the host owns it as well
-	Capacity  int        `json:"capacity"`  // ports that NAT may use, per protocol
+	Use       AddressUse `json:"use"`
+	Capacity  int        `json:"capacity"` // ports that NAT may choose from, per protocol; 0 where only port-forwards use it
 	InUse     PortsInUse `json:"in_use"`
 	Resting   PortsInUse `json:"resting"` // ports that were in use a moment ago and are not given out yet
 	Refused   uint64     `json:"refused"` // new mappings that found no port
 }
+
+// ServiceUsage sums the services up; `sluice services list` has each.
+type ServiceUsage struct {
+	Count      int      `json:"count"`
+	Modes      []string `json:"modes"`      // of one or more of them: snat, dsr, hybrid
+	Dispatch   string   `json:"dispatch"`   // of those with mode dsr or hybrid: option, ipip or geneve; "" without such
+	Algorithms []string `json:"algorithms"` // maglev, random, round-robin
+	Backends   int      `json:"backends"`
+	Selectable int      `json:"selectable"` // backends that get new flows
+}
+
+// AddressUse says whose source an external address becomes.
+type AddressUse string
+
+// What an external address is for; where it is for several, the first.
+const (
+	ForMasquerading AddressUse = "masquerade"   // of masqueraded sources
+	ForServices     AddressUse = "services"     // of clients of services with mode snat
+	ForForwards     AddressUse = "port-forward" // of the inside ends of port-forwards
+)
 
 // PortsInUse counts the external ports (for ICMP: identifiers) that mappings hold.
 type PortsInUse struct {
@@ -277,6 +299,8 @@ func (s *Status) fill() {
 	list(&s.Masquerade.Sources)
 	list(&s.Masquerade.Exclusions)
 	list(&s.Masquerade.Addresses)
+	list(&s.Services.Modes)
+	list(&s.Services.Algorithms)
 	list(&s.Steering.Counters)
 	list(&s.Punts.Reasons)
 	list(&s.Router.ICMPErrors)

@@ -230,8 +230,14 @@ func (p *publisher) wantSources(wanted map[uint32]*external) {
 	}
 	for i := range p.config.Interfaces {
 		port := fib.PortID(i)
-		if iface := p.routes.Interface(port); iface != nil && iface.Primary != 0 && wanted[iface.Primary] == nil {
-			wanted[iface.Primary] = &external{of: port}
+		iface := p.routes.Interface(port)
+		if iface == nil || iface.Primary == noAddress {
+			continue
 		}
+		if wanted[iface.Primary] == nil {
+			wanted[iface.Primary] = &external{}
+		}
+		w := wanted[iface.Primary]
+		w.of, w.pool, w.snat = port, false, true
 	}
 }

@@ -47,13 +47,20 @@ func degraded(s *control.Status) (list []control.Degradation) {
 	full("flow table", "raise conntrack.max-flows", s.Flows.Used, s.Flows.Capacity)
 	full("mapping table", "raise conntrack.max-flows", s.Mappings.Used, s.Mappings.Capacity)
 	full("source table", "raise conntrack.max-flows", s.Sources.Used, s.Sources.Capacity)
+	masquerading := false
 	for _, a := range s.Masquerade.Addresses {
-		const remedy = "add addresses to masquerade.addresses, or widen masquerade.port-range"
+		remedy := "add addresses to masquerade.addresses, or widen masquerade.port-range"
+		if a.Use == control.ForServices {
+			remedy = "widen masquerade.port-range, or have services with mode snat answer directly (mode: dsr)"
+		}
 		full("TCP ports of "+a.Address.String(), remedy, a.InUse.TCP, a.Capacity)
 		full("UDP ports of "+a.Address.String(), remedy, a.InUse.UDP, a.Capacity)
-		full("ICMP identifiers of "+a.Address.String(), "add addresses to masquerade.addresses", a.InUse.ICMP, 1<<16)
+		if a.Use == control.ForMasquerading {
+			full("ICMP identifiers of "+a.Address.String(), "add addresses to masquerade.addresses", a.InUse.ICMP, 1<<16)
+			masquerading = true
+		}
 	}
-	if s.Masquerade.Enabled && len(s.Masquerade.Sources) > 0 && len(s.Masquerade.Addresses) == 0 {
+	if s.Masquerade.Enabled && len(s.Masquerade.Sources) > 0 && !masquerading {
 		add("give an outside interface an address (`ip address add`), or list some in masquerade.addresses",
 			"there is no external address to masquerade to: new flows are dropped")
 	}

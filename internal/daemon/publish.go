@@ -57,16 +57,17 @@ type inForce struct {
 	states   map[backendKey]backendState
 }
 
-// external is an address that flows are masqueraded to, with the bitmap by
+// external is an address that sources are translated to, with the bitmap by
 // which the steering program knows its held ports.
 type external struct {
 	*conntrack.External
 	words []uint64 // of the steering program's map
 	held  int      // their index in it
 	kind  xdp.AddressKind
-	ports []fib.PortID // the outside ports whose flows use it
+	ports []fib.PortID // the outside ports whose masqueraded flows use it
 	of    fib.PortID   // the interface whose address it is, where it is not the pool's
-	pool  bool         // listed in masquerade.addresses, not an interface's own
+	pool  bool         // listed in the configuration, not taken as an interface's own
+	snat  bool         // services' flows use it
 }
 
 // maxExternals bounds the external addresses: of the pool, of port-forwards and of
@@ -129,13 +130,13 @@ func (p *publisher) wanted() map[uint32]*external {
 		}
 		w.pool = w.pool || pool
 		if !pool {
-			w.of = port
+			w.of, w.pool = port, false
 		}
 		w.ports = append(w.ports, port)
 	}
 	list, _ := forwards(p.config, p.primary)
 	for _, f := range list {
-		wanted[f.External] = &external{}
+		wanted[f.External] = &external{pool: true}
 	}
 	p.wantSources(wanted)
 	m := &p.config.Masquerade
@@ -199,7 +200,7 @@ func (p *publisher) addExternals(wanted map[uint32]*external) error {
 			}
 			x.kind = kind
 		}
-		x.ports, x.of, x.pool = w.ports, w.of, w.pool
+		x.ports, x.of, x.pool, x.snat = w.ports, w.of, w.pool, w.snat
 	}
 	return nil
 }

@@ -219,6 +219,7 @@ func testServiceLab(t *testing.T, program, mode string) {
 	l.pinged(t)
 	l.refused(t)
 	l.listed(t)
+	l.shown(t)
 	l.drained(t)
 	l.removed(t)
 	l.died(t)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/netip"
+	"slices"
 
 	"sluice/conntrack"
 	"sluice/dsr"
@@ -66,6 +67,38 @@ func (d *Daemon) liveFlows(table *dsr.Table) map[dsr.BackendID]int {
 		return true
 	})
 	return live
+}
+
+// serviceSummary sums the services up. A backend of a service with two protocols
+// counts once, and gets new flows where it does for one of them.
+func (d *Daemon) serviceSummary() (u control.ServiceUsage) {
+	now := d.inForce.Load()
+	if now == nil {
+		return u
+	}
+	for i := range now.config.Services {
+		s := &now.config.Services[i]
+		u.Count++
+		u.Modes, u.Algorithms = append(u.Modes, string(s.Mode)), append(u.Algorithms, string(s.Algorithm))
+		if s.Mode != "snat" {
+			u.Dispatch = string(now.config.DSR.Dispatch)
+		}
+	}
+	gets := map[backendKey]bool{}
+	for _, s := range now.snapshot.Balance.Table.All() {
+		for _, b := range s.Backends {
+			k := backendKey{s.Name, b.Endpoint()}
+			gets[k] = gets[k] || b.State == dsr.Active && b.Weight > 0
+		}
+	}
+	u.Backends = len(gets)
+	for _, selectable := range gets {
+		if selectable {
+			u.Selectable++
+		}
+	}
+	u.Modes, u.Algorithms = slices.Compact(slices.Sorted(slices.Values(u.Modes))), slices.Compact(slices.Sorted(slices.Values(u.Algorithms)))
+	return u
 }
 
 // serviceOf words a service, whose configuration is c.

@@ -12,6 +12,7 @@ import (
 	"sluice/internal/control"
 	"sluice/internal/fib"
 	"sluice/internal/verdict"
+	"sluice/nat"
 )
 
 // view is what the control goroutine knows and status shows. It writes its own
@@ -49,7 +50,7 @@ func (d *Daemon) refresh() {
 		config: control.ConfigStatus{
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
-		masquerade: masqueradeStatus(d.config), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
+		masquerade: masqueradeStatus(d.config, d.policy), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
 		problems: append(slices.Concat(d.linkProblems(), d.agentProblem(), d.serviceProblems(time.Now())), d.shadows...),
 	}
 	for i := range d.config.Interfaces {
@@ -61,10 +62,10 @@ func (d *Daemon) refresh() {
 	}
 	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
 	for addr, x := range d.externals {
-		if len(x.ports) == 0 {
-			continue // of services alone
+		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Use: x.use(), Capacity: capacity}
+		if a.Use == control.ForForwards {
+			a.Capacity = 0
 		}
-		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Capacity: capacity}
 		if !x.pool {
 			a.Interface = d.config.Interfaces[x.of].Name
 		}
@@ -75,14 +76,26 @@ func (d *Daemon) refresh() {
 	d.view.copy = c
 }
 
+// use says what an external address is for.
+func (x *external) use() control.AddressUse {
+	switch {
+	case len(x.ports) > 0:
+		return control.ForMasquerading
+	case x.snat:
+		return control.ForServices
+	}
+	return control.ForForwards
+}
+
 func (v *view) get() viewCopy {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.copy
 }
 
-// masqueradeStatus words the policy as it is configured.
-func masqueradeStatus(c *config.Config) control.Masquerade {
+// masqueradeStatus words the policy as it is configured, and what the ip-masq-agent
+// file adds to it.
+func masqueradeStatus(c *config.Config, policy *nat.Policy) control.Masquerade {
 	m := &c.Masquerade
 	s := control.Masquerade{Enabled: m.Enabled, PortRange: m.PortRange.String()}
 	for _, r := range m.Sources {
@@ -95,10 +108,13 @@ func masqueradeStatus(c *config.Config) control.Masquerade {
 	}
 	exclude("no-nat-source", m.NoNATSources)
 	exclude("native-routing", m.NativeRoutingCIDRs)
+	for _, p := range policy.IPMasq() {
+		exclude("ip-masq-agent", []config.Rule{{Prefix: p}})
+	}
 	for _, n := range m.Nodes {
 		exclude("node", []config.Rule{{Prefix: hostPrefix(n.Address), Line: n.Line}})
 	}
-	if !m.LinkLocal {
+	if !m.LinkLocal && m.IPMasqAgentConfig == "" { // there the file's word counts
 		exclude("link-local", []config.Rule{{Prefix: linkLocal}})
 	}
 	return s
@@ -118,7 +134,7 @@ func (d *Daemon) Measure() (s control.Status) {
 	v := d.view.get()
 	s = control.Status{
 		Version: d.options.Version, PID: os.Getpid(), Started: d.started, UptimeSeconds: time.Since(d.started).Seconds(),
-		Config: v.config, Masquerade: v.masquerade, Unsupported: d.mirror.Unsupported(), Timeouts: timeoutStatus(&v.timeouts),
+		Config: v.config, Masquerade: v.masquerade, Services: d.serviceSummary(), Unsupported: d.mirror.Unsupported(), Timeouts: timeoutStatus(&v.timeouts),
 	}
 	d.look(func() {
 		s.Masquerade.Addresses = externalStatus(&v)

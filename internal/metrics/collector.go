@@ -212,6 +212,9 @@ func (s sink) nat(st *control.Status) {
 		s.put(portsResting, float64(x.Resting.UDP), a, "udp")
 		s.put(portsResting, float64(x.Resting.ICMP), a, "icmp")
 		s.count(natRefused, x.Refused, a)
+		if x.Capacity == 0 {
+			continue // nothing is chosen there: no share of it could be said
+		}
 		s.put(portsLimit, float64(x.Capacity), a, "tcp")
 		s.put(portsLimit, float64(x.Capacity), a, "udp")
 		s.put(portsLimit, identifiers, a, "icmp")
