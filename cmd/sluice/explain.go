@@ -63,7 +63,7 @@ P is * where the port is taken and a free one will be searched for.`,
 	}
 	c.Flags().StringVarP(&path, "config", "c", "", "ask a configuration file instead of the daemon")
 	for _, flag := range []struct{ name, value, help string }{
-		{"proto", "tcp", "tcp, udp, icmp or a number"},
+		{"proto", "tcp", "tcp, udp, icmp, gre, esp, sctp and so on, or a number"},
 		{"src", "", "source of the packet, ADDRESS:PORT; for ICMP ADDRESS:IDENTIFIER"},
 		{"dst", "", "destination of the packet, ADDRESS:PORT"},
 		{"in", "", "interface it arrives on (default the one that leads back to its source)"},

@@ -29,7 +29,7 @@ type flowFilter struct {
 func (f *flowFilter) add(c *cobra.Command) {
 	f.text = map[string]*string{}
 	for _, flag := range []struct{ name, help string }{
-		{"proto", "tcp, udp, icmp or a number"},
+		{"proto", "tcp, udp, icmp, gre, esp, sctp and so on, or a number"},
 		{"src", "source address or prefix of the original direction"},
 		{"dst", "destination address or prefix of the original direction"},
 		{"sport", "source port of the original direction; for ICMP the identifier"},
@@ -130,7 +130,8 @@ func writeFlow(w io.Writer, f *control.Flow) error {
 func wordFlow(b *strings.Builder, f *control.Flow) {
 	fmt.Fprintf(b, "%-6s %6d %-16s", f.Protocol, f.TimeoutSeconds, f.State)
 	writeTuple(b, f.Protocol, f.Original, f.Packets.Original, f.Bytes.Original)
-	if f.Reply != nil && f.Packets.Reply == 0 {
+	// Events are told before their packet is counted: who answered a SYN has replied.
+	if f.Reply != nil && f.Packets.Reply == 0 && f.State != "syn-received" {
 		b.WriteString(" [UNREPLIED]")
 	}
 	if f.Reply != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,6 +84,12 @@ func (w *Filter) Match(f *Flow) bool {
 // walk over the table.
 func (w *Filter) All() bool { return *w == Filter{} }
 
+// FlowStates are the words of Flow.State: a filter with another one would choose
+// nothing, as if there were no such flow.
+var FlowStates = []string{
+	"syn-sent", "syn-received", "established", "fin-wait", "last-ack", "time-wait", "close", "unreplied", "replied", "icmp", "other",
+}
+
 // filterKeys are the names in a query; the flags of `flows list` are the same.
 var filterKeys = []string{"proto", "src", "dst", "sport", "dport", "state", "service", "natted"}
 
@@ -143,6 +150,9 @@ func (w *Filter) set(key, value string) (err error) {
 		w.Dport, err = parsePort(value)
 	case "state":
 		w.State = strings.ToLower(value)
+		if !slices.Contains(FlowStates, w.State) {
+			err = fmt.Errorf("%q is not a state; these are: %s", value, strings.Join(FlowStates, ", "))
+		}
 	case "service":
 		w.Service = value
 	case "natted":
@@ -159,7 +169,12 @@ func (w *Filter) set(key, value string) (err error) {
 	return nil
 }
 
-var protocolNumbers = map[string]string{"1": "icmp", "6": "tcp", "17": "udp"}
+// protocolNumbers has the words of Flow.Protocol for the numbers that have one, and
+// the numbers of names that have none there (IANA's, as in /etc/protocols).
+var protocolNumbers = map[string]string{
+	"1": "icmp", "6": "tcp", "17": "udp",
+	"ipip": "4", "dccp": "33", "gre": "47", "esp": "50", "ah": "51", "sctp": "132", "udplite": "136",
+}
 
 func parseProtocol(s string) (string, error) {
 	s = strings.ToLower(s)
@@ -172,7 +187,7 @@ func parseProtocol(s string) (string, error) {
 	}
 	n, err := strconv.ParseUint(s, 10, 8)
 	if err != nil {
-		return "", fmt.Errorf("%q is not a protocol; use tcp, udp, icmp or a number up to 255", s)
+		return "", fmt.Errorf("%q is not a protocol; use tcp, udp, icmp, gre, esp, ah, sctp, dccp, udplite, ipip or a number up to 255", s)
 	}
 	return strconv.FormatUint(n, 10), nil
 }

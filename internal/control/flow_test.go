@@ -3,6 +3,8 @@ package control
 import (
 	"encoding/json"
 	"net/netip"
+	"net/url"
+	"strings"
 	"testing"
 )
 
@@ -54,6 +56,34 @@ func TestNatted(t *testing.T) {
 		f := Flow{Protocol: tc.proto, Original: tc.orig, Reply: tc.reply}
 		if f.Natted() != tc.want {
 			t.Errorf("%s: Natted is %v", name, !tc.want)
+		}
+	}
+}
+
+// A misspelt word must not look like an empty table.
+func TestFilterRefusesUnknownWords(t *testing.T) {
+	for query, want := range map[string]string{
+		"state=establishd": `state: "establishd" is not a state; these are: syn-sent, `,
+		"state=":           `state: "" is not a state`,
+		"proto=tpc":        `proto: "tpc" is not a protocol; use tcp, `,
+	} {
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParseFilter(v); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", query, err, want)
+		}
+	}
+	for query, want := range map[string]Filter{
+		"proto=GRE": {Proto: "47"}, "proto=sctp": {Proto: "132"}, "proto=17": {Proto: "udp"}, "state=TIME-WAIT": {State: "time-wait"},
+	} {
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseFilter(v); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", query, got, err)
 		}
 	}
 }
