@@ -48,7 +48,7 @@ type Allocator struct {
 	ports     PortRange
 	behaviour Behaviour
 	random    rand.ChaCha8
-	cursor    uint16 // where the search for a port to share goes on
+	allowed   int // ports that may be looked at for sharing: see Allow
 	counts    AllocatorCounters
 }
 
@@ -91,7 +91,7 @@ func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside
 	if r != verdict.None {
 		return nil, r
 	}
-	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext, Source: source}, nil, now)
+	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext, Source: source}, nil, nil, now)
 }
 
 // Map returns the mapping of the inside endpoint at the external address ext,
@@ -106,25 +106,25 @@ func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside
 // fails with PortsExhausted when no port is free, and never by chance; and it
 // never ends a mapping to make room (RFC 6888 REQ-11A, REQ-11D).
 func (a *Allocator) Map(w *conntrack.Worker, ext *conntrack.External, proto uint8, inside uint32, port uint16, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
-	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext}, nil, now)
+	return a.endpoint(w, &conntrack.Claim{Proto: proto, Inside: inside, InsidePort: port, External: ext}, nil, nil, now)
 }
 
 // endpoint is Map for a claim that is endpoint-independent. It takes over the
 // reference to the claim's source, if there is one. target is that of the packet
 // that the mapping is for, nil where its port must not be shared.
-func (a *Allocator) endpoint(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+func (a *Allocator) endpoint(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
 	if m := w.FindMapping(c.Proto, c.Inside, c.InsidePort, c.External); m != nil {
 		if c.Source != nil {
 			w.ReleaseSource(c.Source)
 		}
 		return m, verdict.None
 	}
-	return a.create(w, c, target, now)
+	return a.create(w, c, target, s, now)
 }
 
 // create makes the mapping of a claim for which there was none a moment ago. It
 // takes over the reference to its source, if there is one already.
-func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
 	if c.Source == nil {
 		var r verdict.Reason
 		if c.Source, r = w.Source(c.Inside); r != verdict.None {
@@ -139,7 +139,7 @@ func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conn
 	if m == nil && r == verdict.PortsExhausted {
 		// The last port may have gone to another worker for this very endpoint.
 		if m = find(w, c); m == nil && target != nil {
-			m, made, r = a.share(w, c, target, now)
+			m, made, r = a.share(w, c, target, s, now)
 		}
 	}
 	if !made {
@@ -220,7 +220,12 @@ func (a *Allocator) candidate(w *conntrack.Worker, c *conntrack.Claim, keep bool
 // within is a random port of r, which is not empty: where a search begins (RFC
 // 6056 3.3.2, RFC 6888 REQ-15, RFC 7857 9).
 func (a *Allocator) within(r PortRange) uint16 {
+	return r.Low + uint16(a.below(uint32(r.High-r.Low)+1))
+}
+
+// below is a random number under n.
+func (a *Allocator) below(n uint32) uint32 {
 	// The high half of random × n is uniform over [0, n) but for n / 2^64.
-	offset, _ := bits.Mul64(a.random.Uint64(), uint64(r.High-r.Low)+1)
-	return r.Low + uint16(offset)
+	v, _ := bits.Mul64(a.random.Uint64(), uint64(n))
+	return uint32(v)
 }

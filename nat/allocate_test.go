@@ -36,6 +36,7 @@ func newBench(t rapid.TB, workers, maxFlows int) *bench {
 	for i := range workers {
 		a := &Allocator{}
 		a.Seed([32]byte{byte(i + 1)})
+		a.Allow(1 << 30)
 		w := table.Worker(i)
 		w.Online()
 		b.workers, b.allocs = append(b.workers, w), append(b.allocs, a)

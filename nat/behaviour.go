@@ -2,7 +2,6 @@ package nat
 
 import (
 	"sluice/conntrack"
-	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
 
@@ -101,7 +100,10 @@ func (a *Allocator) SetBehaviour(b Behaviour) { a.behaviour = b }
 // Where the mapping's port is shared, the claim is the insertion of the flow's
 // reply tuple: if conntrack.Worker.Create says that it is taken, another worker
 // was faster, and ShareFlow may find another port.
-func (a *Allocator) MapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+//
+// With PortSearchWaiting the flow has no port yet, and no more may be looked at
+// now: MapFlow with the same arguments goes on, where s says.
+func (a *Allocator) MapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
 	c := conntrack.Claim{Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Peer: key.Dst}
 	if ext == nil {
 		var r verdict.Reason
@@ -124,13 +126,13 @@ func (a *Allocator) MapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.Exte
 			}
 			return m, verdict.None
 		}
-		return a.create(w, &c, share, now)
+		return a.create(w, &c, share, s, now)
 	case MapAddressAndPort:
 		c.Scope, c.Listed = conntrack.ScopeFlow, b.Filtering == FilterAddress
-		return a.create(w, &c, share, now)
+		return a.create(w, &c, share, s, now)
 	}
 	c.Listed = b.Filtering == FilterAddress && !hairpin
-	m, r := a.endpoint(w, &c, share, now)
+	m, r := a.endpoint(w, &c, share, s, now)
 	if m == nil || !c.Listed || m.Scope() != conntrack.ScopeEndpoint {
 		return m, r
 	}
@@ -143,8 +145,8 @@ func (a *Allocator) MapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.Exte
 }
 
 // ShareFlow is MapFlow for a flow whose reply tuple another has at the port that
-// MapFlow chose: it shares another port, if the behaviour allows it.
-func (a *Allocator) ShareFlow(w *conntrack.Worker, ext *conntrack.External, key, target *conntrack.Tuple, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+// MapFlow chose: it shares another port, if the behaviour allows it. s is MapFlow's.
+func (a *Allocator) ShareFlow(w *conntrack.Worker, ext *conntrack.External, key, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
 	if !a.behaviour.shares() {
 		return nil, verdict.ReplyTupleTaken
 	}
@@ -152,7 +154,7 @@ func (a *Allocator) ShareFlow(w *conntrack.Worker, ext *conntrack.External, key,
 		Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Peer: key.Dst,
 		Scope: conntrack.ScopeFlow, Listed: a.behaviour.Filtering == FilterAddress,
 	}
-	return a.create(w, &c, target, now)
+	return a.create(w, &c, target, s, now)
 }
 
 // find returns the mapping that a claim's endpoint has already, with a reference,
@@ -165,85 +167,6 @@ func find(w *conntrack.Worker, c *conntrack.Claim) *conntrack.Mapping {
 		return w.FindMappingTowards(c.Proto, c.Inside, c.InsidePort, c.External, c.Peer)
 	}
 	return nil
-}
-
-// How many ports share looks at: some at random, so that it is hard to guess
-// which it takes, then some more from where it stopped the last time, so that
-// what its packet did not find its retransmission will. Each is a look-up: all
-// together are some tens of microseconds.
-const (
-	randomProbes = 64
-	shareProbes  = 1024
-)
-
-// share makes the claim's mapping at a port that another mapping has, and that is
-// free towards the flow's peer (RFC 7857 3). Of an endpoint-independent claim it makes one for
-// a single flow.
-func (a *Allocator) share(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) (m *conntrack.Mapping, made bool, r verdict.Reason) {
-	if c.Scope == conntrack.ScopeEndpoint {
-		c.Scope = conntrack.ScopeFlow
-	}
-	ports := a.ports
-	if c.Proto == packet.ProtoICMP {
-		ports = identifiers
-	}
-	if ports.Low == 0 && c.Proto != packet.ProtoICMP {
-		ports.Low = 1
-	}
-	c.Early = false
-	for i := range min(shareProbes, int(ports.High)-int(ports.Low)+1+randomProbes) {
-		if i < randomProbes {
-			c.Port = a.within(ports)
-		} else {
-			a.cursor++
-			if !ports.contains(a.cursor) {
-				a.cursor = ports.Low
-			}
-			c.Port = a.cursor
-		}
-		a.counts.Probes++
-		if c.On = sharable(w, c, target, now); c.On == nil {
-			continue
-		}
-		m, existed, taken, r := w.Claim(c, now)
-		switch {
-		case taken:
-			a.counts.Races++
-			continue
-		case existed || r != verdict.None:
-			return m, false, r
-		}
-		c.Source.Pair(c.External.Address())
-		a.counts.Shared++
-		return m, true, verdict.None
-	}
-	return nil, false, verdict.PortsExhausted
-}
-
-// sharable returns the mapping that has the claim's port, if the claim may share
-// it: a masqueraded endpoint's, of another inside endpoint, and nobody uses the
-// port towards the peer.
-func sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) *conntrack.Mapping {
-	if c.External.Reserved(c.Proto, c.Port) {
-		return nil
-	}
-	on := w.MappingAt(c.External, c.Proto, c.Port)
-	if on == nil || on.Service() != 0 {
-		return nil
-	}
-	if addr, port := on.Inside(); addr == c.Inside && port == c.InsidePort {
-		return nil
-	}
-	if c.Listed && w.PeerAt(c.External, c.Proto, c.Port, c.Peer) != nil {
-		return nil
-	}
-	reply := target.Reverse()
-	reply.Dst = c.External.Address()
-	reply.DstPort = c.Port
-	if flow, _ := w.Find(reply, now); flow != nil {
-		return nil
-	}
-	return on
 }
 
 // Admitted returns the mapping by which a packet from outside, to an external

@@ -49,8 +49,14 @@ func (r *racer) begin(key conntrack.Tuple) (port uint16, why verdict.Reason) {
 	if f, _ := w.Find(key, now); f != nil {
 		return f.Answer(conntrack.Original).DstPort, verdict.None
 	}
-	m, why := a.MapFlow(w, r.pool, nil, &key, &key, now)
-	for range 16 {
+	var search Search
+	m, why := a.MapFlow(w, r.pool, nil, &key, &key, &search, now)
+	for range 64 {
+		if why == verdict.PortSearchWaiting {
+			a.Allow(5)
+			m, why = a.MapFlow(w, r.pool, nil, &key, &key, &search, now)
+			continue
+		}
 		if why != verdict.None {
 			return 0, why
 		}
@@ -66,10 +72,7 @@ func (r *racer) begin(key conntrack.Tuple) (port uint16, why verdict.Reason) {
 		if why != verdict.ReplyTupleTaken {
 			return 0, why
 		}
-		m, why = a.ShareFlow(w, r.b.external, &key, &key, now)
-		if why != verdict.None {
-			return 0, why
-		}
+		m, why = a.ShareFlow(w, r.b.external, &key, &key, &search, now)
 	}
 	return 0, why
 }
@@ -85,6 +88,7 @@ func raceBehaviour(t *testing.T, how Behaviour, scarce bool) {
 	var wait sync.WaitGroup
 	start := make(chan struct{})
 	for i := range workers {
+		b.allocs[i].Allow(5)
 		b.allocs[i].SetPorts(ports)
 		b.allocs[i].SetBehaviour(how)
 		r := &racer{b: b, i: i, pool: NewPool(b.external), got: make([]uint16, raceKeys)}

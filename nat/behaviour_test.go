@@ -38,8 +38,14 @@ func (m *behaviourModel) reply(key conntrack.Tuple, port uint16) conntrack.Tuple
 func (m *behaviourModel) begin(key conntrack.Tuple) (f *conntrack.Flow, port uint16, r verdict.Reason) {
 	a, w := m.b.allocs[0], m.b.workers[0]
 	pool := NewPool(m.b.external)
-	mapping, r := a.MapFlow(w, pool, nil, &key, &key, now)
-	for range 8 {
+	var search Search
+	mapping, r := a.MapFlow(w, pool, nil, &key, &key, &search, now)
+	for range 16 {
+		if r == verdict.PortSearchWaiting { // a port a time: see runBehaviour
+			a.Allow(1)
+			mapping, r = a.MapFlow(w, pool, nil, &key, &key, &search, now)
+			continue
+		}
 		if r != verdict.None {
 			return nil, 0, r
 		}
@@ -56,7 +62,7 @@ func (m *behaviourModel) begin(key conntrack.Tuple) (f *conntrack.Flow, port uin
 		if r != verdict.ReplyTupleTaken {
 			return nil, 0, r
 		}
-		mapping, r = a.ShareFlow(w, m.b.external, &key, &key, now)
+		mapping, r = a.ShareFlow(w, m.b.external, &key, &key, &search, now)
 	}
 	return nil, 0, r
 }
@@ -103,6 +109,9 @@ func (m *behaviourModel) judge(key conntrack.Tuple, mapped bool, port uint16, r 
 		if r != verdict.PortsExhausted && r != verdict.ReplyTupleTaken || free > 0 {
 			m.Fatalf("%v: %v with %d ports free", key, r, free)
 		}
+		if r == verdict.PortsExhausted && m.how.shares() {
+			m.noneToShare(key)
+		}
 		return
 	}
 	if !m.ports.contains(port) {
@@ -123,6 +132,26 @@ func (m *behaviourModel) judge(key conntrack.Tuple, mapped bool, port uint16, r 
 			// first with the peer: strangers' packets of that peer are the other's.)
 			f.key.Dst == key.Dst && m.how.Filtering == FilterAddress && m.how.Mapping != MapEndpoint:
 			m.Fatalf("%v: port %d is shared with %v, and answers cannot be told apart", key, port, f.key)
+		}
+	}
+}
+
+// noneToShare fails where a port could be shared by a flow for which none was found:
+// somebody else's, that nobody uses towards its destination.
+func (m *behaviourModel) noneToShare(key conntrack.Tuple) {
+	for port := int(m.ports.Low); port <= int(m.ports.High); port++ {
+		on := m.b.workers[0].MappingAt(m.b.external, key.Proto, uint16(port))
+		if on == nil {
+			continue
+		}
+		addr, inside := on.Inside()
+		// Who had the port first stays listed while others share it.
+		taken := addr == key.Src && inside == key.SrcPort || m.b.workers[0].PeerAt(m.b.external, key.Proto, uint16(port), key.Dst) != nil
+		for _, f := range m.flows {
+			taken = taken || int(f.external) == port && f.key.Dst == key.Dst
+		}
+		if !taken {
+			m.Fatalf("%v: no port, and it could share %d", key, port)
 		}
 	}
 }
@@ -191,6 +220,7 @@ func runBehaviour(rt *rapid.T, how Behaviour) {
 			if f, _ := m.b.workers[0].Find(key, now); f != nil {
 				continue
 			}
+			m.b.allocs[0].Allow(rapid.SampledFrom([]int{0, 1, 2, 100}).Draw(rt, "allowed"))
 			mapped := m.mapped(key)
 			f, port, r := m.begin(key)
 			m.judge(key, mapped, port, r)
@@ -216,12 +246,13 @@ func TestMapFlowAllocs(t *testing.T) {
 			a.SetBehaviour(Behaviour{mapping, filtering, true})
 			if n := testing.AllocsPerRun(100, func() {
 				key := conntrack.Tuple{Src: 1, SrcPort: 2, Dst: 3, DstPort: 4, Proto: packet.ProtoUDP}
-				first, r := a.MapFlow(w, pool, nil, &key, &key, now)
+				var search Search
+				first, r := a.MapFlow(w, pool, nil, &key, &key, &search, now)
 				if r != verdict.None {
 					t.Fatal(r)
 				}
 				key.Src, key.Dst = 5, 6
-				second, r := a.MapFlow(w, pool, nil, &key, &key, now) // has to share
+				second, r := a.MapFlow(w, pool, nil, &key, &key, &search, now) // has to share
 				if r != verdict.None {
 					t.Fatal(r)
 				}

@@ -2,7 +2,6 @@ package nat
 
 import (
 	"sluice/conntrack"
-	"sluice/internal/packet"
 	"sluice/internal/verdict"
 )
 
@@ -86,12 +85,9 @@ func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.C
 	}
 }
 
-// sharable reports whether any port can be shared. (An Allocator looks at a part
-// of them for each packet.)
+// sharable reports whether any port can be shared.
 func (r PortRange) sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) bool {
-	if c.Proto == packet.ProtoICMP {
-		r = identifiers
-	}
+	r = r.shareable(c.Proto)
 	for port := int(r.Low); port <= int(r.High); port++ {
 		if c.Port = uint16(port); sharable(w, c, target, now) != nil {
 			return true

@@ -65,6 +65,9 @@ func writePools(w *bytes.Buffer, p *control.Pools) {
 	s := &p.Ports
 	fmt.Fprintf(w, "\nMappings:   %s, of %s\n", usageOf(p.Mappings), plural(p.Inside, "inside address"))
 	fmt.Fprintf(w, "Ports:      %d kept, %d searched, %d retries, %d times none was free\n", s.Kept, s.Searched, s.Retries, s.Exhausted)
+	if s.Shared+s.Waited > 0 {
+		fmt.Fprintf(w, "            %d shared, %d packets held for a search\n", s.Shared, s.Waited)
+	}
 	refused := newTable(w, right("REFUSED"), left("REASON"), left("EXPLANATION"))
 	refused.indent = "  "
 	for _, f := range p.Failures {

@@ -114,7 +114,9 @@ func screenOf(before, now *reading) *screen {
 			s.Drops = append(s.Drops, dropRate{d.Reason, per, d.Packets})
 		}
 	}
-	made := func(r *reading) uint64 { return r.pools.Ports.Kept + r.pools.Ports.Searched + r.pools.Ports.Exhausted }
+	made := func(r *reading) uint64 {
+		return r.pools.Ports.Kept + r.pools.Ports.Searched + r.pools.Ports.Shared + r.pools.Ports.Exhausted
+	}
 	s.Searches = rate(made(now), made(before))
 	return s
 }

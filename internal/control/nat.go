@@ -44,6 +44,8 @@ type PortSearch struct {
 	Searched  uint64 `json:"searched"`  // mappings that got another port
 	Retries   uint64 `json:"retries"`   // ports lost to another worker, and searched again
 	Exhausted uint64 `json:"exhausted"` // no port was free
+	Shared    uint64 `json:"shared"`    // mappings that share another's port, where none was free
+	Waited    uint64 `json:"waited"`    // packets that were held while ports to share were searched
 }
 
 // Source is an inside address that has mappings.

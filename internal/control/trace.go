@@ -29,7 +29,7 @@ const (
 // Traced is a packet that a worker dealt with, told as an explanation. Its
 // verdict, besides an explanation's, can be `answer ARP` (action answer-arp),
 // and of a fragment `wait for the first fragment` (await-first-fragment) or `hand
-// over to another worker` (hand-over);
+// over to another worker` (hand-over), or of a packet `wait for a port` (await-port);
 // protocol and original are empty where the packet is malformed or not IPv4.
 type Traced struct {
 	Number int       `json:"number"` // from 1

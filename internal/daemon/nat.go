@@ -19,6 +19,7 @@ import (
 // poolFailures are the reasons for which a new flow gets no mapping.
 var poolFailures = []verdict.Reason{
 	verdict.PortsExhausted, verdict.NoExternalAddress, verdict.MappingTableFull, verdict.SourceTableFull, verdict.SourceLimit,
+	verdict.PortSearchLimit,
 }
 
 // Pools implements control.Gateway.
@@ -58,6 +59,8 @@ func (d *Daemon) portSearch() (s control.PortSearch, failures []control.Drop) {
 		s.Searched += c.PortSearch.Searched
 		s.Retries += c.PortSearch.Races
 		s.Exhausted += c.PortSearch.Exhausted
+		s.Shared += c.PortSearch.Shared
+		s.Waited += c.SearchesHeld
 		for r, n := range c.Drops {
 			drops[r] += n
 		}

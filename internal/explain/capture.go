@@ -85,6 +85,8 @@ func (a *account) capturedVerdict(c *gateway.Captured) string {
 		return "wait for the first fragment"
 	case gateway.HandedOver:
 		return "hand over to another worker"
+	case gateway.Searching:
+		return "wait for a port"
 	}
 	if c.In == fib.NoPort {
 		return "send what waited, or the gateway's own"

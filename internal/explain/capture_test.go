@@ -53,6 +53,7 @@ func TestComment(t *testing.T) {
 		{"punted", punted, "verdict: pass to kernel; reason: ttl-expired (", "; in: eth1; worker: 7"},
 		{"ARP", gateway.Captured{Fate: gateway.Answered, Out: 0, Queue: 0}, "verdict: answer ARP; in: eth1; out: eth1; worker: 7; queue: 0", "queue: 0"},
 		{"waits", gateway.Captured{Fate: gateway.Waiting, Out: fib.NoPort, Queue: -1}, "verdict: wait for the first fragment; in: eth1; worker: 7", "7"},
+		{"searches", gateway.Captured{Fate: gateway.Searching, Out: fib.NoPort, Queue: -1}, "verdict: wait for a port; in: eth1; worker: 7", "7"},
 		{"handed over", gateway.Captured{Fate: gateway.HandedOver, Out: fib.NoPort, Queue: -1}, "verdict: hand over to another worker; in: eth1; worker: 7", "7"},
 	} {
 		got := Comment(g, 7, &tt.captured)

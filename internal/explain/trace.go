@@ -120,6 +120,9 @@ func (a *account) tellFate(r *gateway.TraceRecord) {
 	case gateway.HandedOver:
 		a.decide(stageDeparture, 0, "another worker has its datagram, and gets a copy")
 		a.conclude("hand over to another worker", "hand-over")
+	case gateway.Searching:
+		a.decide(stageDeparture, 0, "waits while all ports of the external address are looked at for one to share")
+		a.conclude("wait for a port", "await-port")
 	case gateway.Dropped:
 		a.drop(r.Reason)
 		a.tellError(r)

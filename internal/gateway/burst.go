@@ -137,6 +137,10 @@ func (w *Worker) decide(k int) {
 	}
 	switch {
 	case r == verdict.None:
+	case r == verdict.PortSearchWaiting:
+		if r = w.holdSearch(d, p, true); r != verdict.None {
+			w.reject(d, w.frame(d), p, w.in, r)
+		}
 	case flow == nil && w.answersEcho(p, r):
 		w.answerEcho(d, p)
 	default:

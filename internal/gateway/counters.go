@@ -44,17 +44,18 @@ type Counters struct {
 	FragmentsHandedOver uint64 // given to the worker that has their datagram
 	Services            ServiceCounters
 
-	OutOfWindow uint64 // TCP segments that passed and left no trace: see conntrack.Worker.Update
-	Clamped     uint64 // SYNs whose maximum segment size was lowered
-	EarlyDrops  uint64 // flows that ended to make room: see conntrack.Worker.EarlyDrop
-	SYNsHeld    uint64 // unsolicited SYNs that an answer was put off for
-	EchoReplies uint64 // answers to pings of pool addresses
+	OutOfWindow  uint64 // TCP segments that passed and left no trace: see conntrack.Worker.Update
+	Clamped      uint64 // SYNs whose maximum segment size was lowered
+	EarlyDrops   uint64 // flows that ended to make room: see conntrack.Worker.EarlyDrop
+	SYNsHeld     uint64 // unsolicited SYNs that an answer was put off for
+	SearchesHeld uint64 // packets whose search for a port to share took more than a step
+	EchoReplies  uint64 // answers to pings of pool addresses
 
 	PortSearch nat.AllocatorCounters // as of the last publication
 }
 
 // words is the number of 64-bit words in Counters.
-const words = 3*int(verdict.Count) + MaxPorts*5 + 24 + int(ErrorKinds) + serviceWords
+const words = 3*int(verdict.Count) + MaxPorts*5 + 25 + int(ErrorKinds) + serviceWords
 
 // published holds the words of a Counters as the control plane may read them.
 // Publishing happens a few times a second, so that the atomic stores cost a
@@ -88,7 +89,7 @@ func (p *published) store(c *Counters) {
 		c.PortSearch.Kept, c.PortSearch.Searched, c.PortSearch.Races, c.PortSearch.Exhausted,
 		c.PortSearch.Early, c.PortSearch.Shared, c.PortSearch.Probes,
 		c.FragmentsFollowed, c.FragmentsHeld, c.FragmentsHandedOver,
-		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld, c.EchoReplies} {
+		c.OutOfWindow, c.Clamped, c.EarlyDrops, c.SYNsHeld, c.EchoReplies, c.SearchesHeld} {
 		put(v)
 	}
 }
@@ -115,7 +116,7 @@ func (p *published) load() (c Counters) {
 		&c.PortSearch.Kept, &c.PortSearch.Searched, &c.PortSearch.Races, &c.PortSearch.Exhausted,
 		&c.PortSearch.Early, &c.PortSearch.Shared, &c.PortSearch.Probes,
 		&c.FragmentsFollowed, &c.FragmentsHeld, &c.FragmentsHandedOver,
-		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld, &c.EchoReplies} {
+		&c.OutOfWindow, &c.Clamped, &c.EarlyDrops, &c.SYNsHeld, &c.EchoReplies, &c.SearchesHeld} {
 		*v = get()
 	}
 	return c

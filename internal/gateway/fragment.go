@@ -126,7 +126,11 @@ func (w *Worker) enter(k fragment.Key, hash uint64, p *packet.Packet) (x *fragme
 // any packet does, and then those that came before it.
 func (w *Worker) lead(d xdp.Desc, frame []byte, p *packet.Packet, x *fragment.Datagram) {
 	x.Learn(p)
-	if r := w.leadFlow(d, frame, p, x); r != verdict.None {
+	r := w.leadFlow(d, frame, p, x)
+	if r == verdict.PortSearchWaiting {
+		r = w.holdSearch(d, p, false)
+	}
+	if r != verdict.None {
 		w.stage(x, fragment.Refused)
 		x.Reason = r
 		w.reject(d, frame, p, w.in, r)

@@ -204,6 +204,9 @@ func (w *Worker) findOut(t *scratch, held int) {
 			r.Error = ErrorKind(k)
 		}
 	}
+	if c.SearchesHeld != b.SearchesHeld {
+		r.Fate = Searching
+	}
 	r.fate(Punted, &c.Punts, &b.Punts)
 	r.fate(Dropped, &c.Drops, &b.Drops)
 	switch { // whatever had to go for its sake

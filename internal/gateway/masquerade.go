@@ -6,35 +6,36 @@ import (
 	"sluice/internal/verdict"
 )
 
-// claimTries is how often a flow is given another port to share after another
-// worker was faster with the first.
-const claimTries = 4
-
 // masquerade begins a flow whose source is translated by a mapping: at
 // d.External, or where that is nil, at the address of the pool that the source is
 // paired with (RFC 4787 REQ-2).
 func (w *Worker) masquerade(p *packet.Packet, key conntrack.Tuple, d *Decision) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
 	target, out := d.Target, d.Hop.Port
-	m, r := w.alloc.MapFlow(w.flows, w.snapshot.Pools[out], d.External, &key, &target, w.now)
-	if r != verdict.None {
-		w.yield(r)
-		return nil, 0, r
+	w.searches.unfinished = false
+	search := w.searches.of(&key)
+	if search == nil {
+		return nil, 0, verdict.PortSearchWaiting
 	}
+	m, r := w.alloc.MapFlow(w.flows, w.snapshot.Pools[out], d.External, &key, &target, search, w.now)
 	nf := conntrack.NewFlow{Original: key, Reply: target.Reverse(), Kind: d.Kind, OutPort: out}
-	for try := 0; r == verdict.None; try++ {
+	for r == verdict.None {
 		nf.Mapping = m
 		nf.Reply.Dst, nf.Reply.DstPort = m.External()
 		var flow *conntrack.Flow
 		var dir conntrack.Direction
-		if flow, dir, r = w.create(p, &nf); r != verdict.ReplyTupleTaken || try == claimTries {
+		if flow, dir, r = w.create(p, &nf); r != verdict.ReplyTupleTaken {
 			return flow, dir, r
 		}
+		// Another worker was faster with the port. The search goes on behind it,
+		// and so ends.
 		ext := w.table.External(nf.Reply.Dst)
 		if ext == nil {
 			return nil, 0, r
 		}
-		m, r = w.alloc.ShareFlow(w.flows, ext, &key, &target, w.now)
+		m, r = w.alloc.ShareFlow(w.flows, ext, &key, &target, search, w.now)
 	}
+	w.searches.unfinished = r == verdict.PortSearchWaiting && w.searches.resumed == nil
+	w.yield(r)
 	return nil, 0, r
 }
 

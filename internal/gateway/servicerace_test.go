@@ -43,7 +43,7 @@ func TestOneBackendForOneFlow(t *testing.T) {
 }
 
 // second is another worker on the same table, with ports and memory of its own.
-func (v *served) second() *rig {
+func (v *rig) second() *rig {
 	r := &rig{t: v.t, memory: newMemory(2048), now: v.now, table: v.table}
 	for i := range r.ports {
 		r.ports[i] = &port{m: r.memory, room: -1}

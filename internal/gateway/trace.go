@@ -106,6 +106,7 @@ const (
 	Answered        // an ARP request, and this is the answer
 	Waiting         // a copy waits for the first fragment of its datagram
 	HandedOver      // another worker has its datagram, and gets a copy
+	Searching       // it waits for a port that its flow can share
 )
 
 // copyTo copies a record, with the flow that its outcome points into it for.

@@ -97,9 +97,10 @@ type Worker struct {
 	wake     func(worker int)
 	spare    [1]xdp.Desc // a frame for a copy
 
-	syns    heldSYNs
-	full    conntrack.Tick // when a table was last found full; meaningful while pressed
-	pressed bool
+	searches searches
+	syns     heldSYNs
+	full     conntrack.Tick // when a table was last found full; meaningful while pressed
+	pressed  bool
 
 	backends   atomic.Pointer[backendCounts] // set by this worker alone
 	announcing announcement
@@ -135,7 +136,8 @@ func New(c Config) *Worker {
 const sweepPerStep = 32
 
 // Step takes one burst from every port, passes it on, and returns how many
-// frames it saw. now is the current tick.
+// frames it saw; not 0 where packets wait for a port that is being searched. now is
+// the current tick.
 func (w *Worker) Step(now conntrack.Tick) int {
 	w.begin(now)
 	seen := 0
@@ -153,6 +155,9 @@ func (w *Worker) Step(now conntrack.Tick) int {
 		}
 	}
 	w.end(seen)
+	if seen == 0 && w.searches.n > 0 {
+		return 1 // there is more to do than to sleep until a frame comes
+	}
 	return seen
 }
 
@@ -178,6 +183,10 @@ func (w *Worker) begin(now conntrack.Tick) {
 	}
 	if w.syns.n > 0 {
 		w.answerSYNs()
+	}
+	w.alloc.Allow(searchPorts)
+	if w.searches.n > 0 {
+		w.goOnSearching()
 	}
 }
 
@@ -239,8 +248,9 @@ func (w *Worker) Offline() { w.flows.Offline() }
 // Online must be called before the Step that follows Offline.
 func (w *Worker) Online() { w.flows.Online() }
 
-// Waiting is the number of frames that wait for a neighbour's link address.
-func (w *Worker) Waiting() int { return w.hold.n }
+// Waiting is the number of frames that wait for a neighbour's link address, or for
+// a port.
+func (w *Worker) Waiting() int { return w.hold.n + w.framesSearching() }
 
 // Counters returns what was last published, at most a tick old while there is
 // traffic. It may be called from any goroutine.

@@ -223,5 +223,7 @@ func (s sink) nat(st *control.Status) {
 	s.count(portSearches, p.Kept, "kept")
 	s.count(portSearches, p.Searched, "searched")
 	s.count(portSearches, p.Exhausted, "exhausted")
+	s.count(portSearches, p.Shared, "shared")
+	s.count(portSearchesWaited, p.Waited)
 	s.count(portRetries, p.Retries)
 }

@@ -89,8 +89,10 @@ var (
 	portsResting = gauge("nat_ports_resting", "Ports of the external address that were in use a moment ago and are not given out yet.", "address", "protocol")
 	natRefused   = counter("nat_refused_mappings_total", "New mappings that found no port on the external address.", "address")
 	portsLimit   = gauge("nat_ports_limit", "Ports of the external address that NAT may use.", "address", "protocol")
-	portSearches = counter("nat_port_searches_total", "Searches for the port of a new mapping, by result: kept (the inside port), searched (another), exhausted (none was free).", "result")
-	portRetries  = counter("nat_port_retries_total", "Ports lost to another worker between search and claim.")
+	portSearches = counter("nat_port_searches_total", "Searches for the port of a new mapping, by result: kept (the inside port), searched (another), exhausted (none was free), shared (another's, where none was free).", "result")
+
+	portSearchesWaited = counter("nat_port_searches_waited_total", "Packets that were held while ports to share were searched.")
+	portRetries        = counter("nat_port_retries_total", "Ports lost to another worker between search and claim.")
 
 	goroutines  = gauge("goroutines", "Goroutines of the daemon.")
 	heapBytes   = gauge("heap_bytes", "Objects in the daemon's Go heap, live and not yet swept.")

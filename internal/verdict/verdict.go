@@ -79,6 +79,8 @@ const (
 	ProtocolPassed
 	ForwardRemoved
 	EchoLimit
+	PortSearchWaiting
+	PortSearchLimit
 
 	// Routing and the way out.
 	NoRoute
@@ -170,6 +172,8 @@ var words = [Count]Words{
 	ProtocolPassed:       {"protocol-passed", "a protocol without ports, which masquerade.other-protocols leaves to the kernel, and the kernel could not be given it"},
 	ForwardRemoved:       {"forward-removed", "the entry of port-forwards that the flow was translated by is gone or says otherwise"},
 	EchoLimit:            {"echo-limit", "more echo requests to external addresses came than the gateway answers"},
+	PortSearchWaiting:    {"port-search-waiting", "a port to share is still being searched for the packet's flow; the sender's next packet finds it"},
+	PortSearchLimit:      {"port-search-limit", "as many packets as may wait for a port to share; add addresses or widen masquerade.port-range"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
