@@ -7,7 +7,8 @@
 // map: nanoseconds per packet. TCP, fragments and services have the whole pass to
 // themselves (kinds.go). Over veth (wire.go), a generator of its own sends
 // to the gateway, to a bare AF_XDP forwarder, and to the kernel: packets per
-// second, loss, CPU time and latency.
+// second, loss, CPU time and latency; the same for services (lane_service.go),
+// whose answers pass as well where the source is translated.
 //
 // Figures of a shared machine drift by tens of percent. So nothing here is
 // compared with a figure of another run: what is compared runs in turns, a

@@ -97,6 +97,12 @@ func (r *Report) plots() (list []plot) {
 			r.Wire.bars("packets a second", func(p *WireResult) Summary { return p.Rate }, "%.0f"))
 		add("Latency over veth", "Microseconds of a paced stream, logarithmic.", r.Wire.latencyPlot())
 	}
+	if len(r.Services.results()) > 0 {
+		add("Services: CPU over veth", "Nanoseconds of the whole machine per packet that came back or arrived, less the generator's own. What is answered passes twice.",
+			r.Services.bars("ns per packet", func(p *WireResult) Summary { return p.CPU }, "%.0f"))
+		add("Services: packets a second over veth", "The most that passes without loss.",
+			r.Services.bars("packets a second", func(p *WireResult) Summary { return p.Rate }, "%.0f"))
+	}
 	return list
 }
 
@@ -161,7 +167,7 @@ func (w *WireReport) bars(unit string, of func(*WireResult) Summary, format stri
 	for i := range w.Results {
 		p := &w.Results[i]
 		s, class := of(p), "s0"
-		if p.Peer == PeerSluice || p.Peer == PeerRouter || p.Peer == PeerAsavie {
+		if p.Peer.ours() {
 			class = "s1"
 		}
 		rows = append(rows, row{name: string(p.Peer), value: fmt.Sprintf(format, s.Median), class: class, length: s.Median, low: s.Low, high: s.High})

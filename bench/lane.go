@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 
 	"sluice/internal/fib"
 	"sluice/internal/lab"
+	"sluice/xdp"
 )
 
 // A lane is a network of its own for each peer, so that all can be up at the
@@ -22,12 +22,14 @@ import (
 type lane struct {
 	peer                    Peer
 	expect                  expectation
+	sight                   sight
 	client, gateway, server *lab.Namespace
 	from, to                *endpoint
 	sink                    *program
 	tester                  *tester
 	child                   *child
 	forwarder               *forwarder
+	helpers                 []*program // of lanes with answers: at the server, and at the gateway
 
 	check                  Check
 	latency                Latency
@@ -58,7 +60,11 @@ type site struct {
 
 // open builds the lane of a peer.
 func (s *site) open(ctx context.Context, peer Peer) (l *lane, err error) {
-	l = &lane{peer: peer, expect: expectation{src: address(clientAddress), ttl: 63}}
+	l = &lane{peer: peer, sight: plainSight, expect: expectation{
+		src: address(clientAddress), dst: address(serverAddress), to: address(serverAddress), port: discardPort, ttl: 63}}
+	if served[peer] {
+		l.expectService()
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.close())
@@ -70,14 +76,24 @@ func (s *site) open(ctx context.Context, peer Peer) (l *lane, err error) {
 	if l.from, err = openEndpoint(l.client, laneNIC); err != nil {
 		return l, err
 	}
-	if l.to, err = openEndpoint(l.server, laneNIC); err != nil {
-		return l, err
-	}
 	at, name := l.server, laneNIC
-	if peer == peerBaseline {
+	switch {
+	case peer == peerBaseline:
 		at, name = l.gateway, lab.InsideNIC
+	case l.expect.answered:
+		at = l.client
+		if err := l.reflect(); err != nil {
+			return l, err
+		}
 	}
-	if l.sink, err = attach(at, name, attachSink); err != nil {
+	receiver := l.from
+	if !l.expect.answered {
+		if l.to, err = openEndpoint(l.server, laneNIC); err != nil {
+			return l, err
+		}
+		receiver = l.to
+	}
+	if l.sink, err = attach(at, name, func(nic *xdp.NIC) (*program, error) { return attachSink(nic, l.sight) }); err != nil {
 		return l, err
 	}
 	mac, err := l.gateway.MAC(lab.InsideNIC)
@@ -85,7 +101,7 @@ func (s *site) open(ctx context.Context, peer Peer) (l *lane, err error) {
 		return l, err
 	}
 	l.pktgen = newPktgen(l.client, s.generatorCPU, mac)
-	l.tester = newTester(l.from, l.to, l.sink, l.from.ports[0].NIC().MAC, mac, address(clientAddress), address(serverAddress))
+	l.tester = newTester(l.from, receiver, l.sink, l.from.ports[0].NIC().MAC, mac, &l.expect)
 	return l, s.start(ctx, l)
 }
 
@@ -118,6 +134,10 @@ func (s *site) start(ctx context.Context, l *lane) (err error) {
 		return s.sluice(ctx, l, true)
 	case PeerRouter:
 		return s.sluice(ctx, l, false)
+	case PeerDSR, PeerSNAT:
+		return s.balance(ctx, l)
+	case PeerDNAT, PeerFullNAT:
+		return l.kernelService()
 	case PeerForwarder:
 		l.expect.ttl = 64 // it forwards frames, not packets
 		l.forwarder, err = startForwarder(l.gateway, s.otherCPU, lab.InsideNIC, lab.OutsideNIC)
@@ -149,6 +169,11 @@ func (s *site) sluice(ctx context.Context, l *lane, masquerade bool) (err error)
 		}
 		config = s.operatorConfig(l)
 	}
+	return s.run(ctx, l, config)
+}
+
+// run starts the gateway on the lane with a configuration.
+func (s *site) run(ctx context.Context, l *lane, config string) (err error) {
 	l.child, err = startChild(ctx, l.gateway, s.binary, s.dir, filepath.Base(l.gateway.Name()), config)
 	return err
 }
@@ -160,12 +185,17 @@ func (s *site) config(l *lane, driver string, masquerade bool) string {
   - {name: %s, role: inside}
   - {name: %s, role: outside}
 masquerade: {enabled: %v, sources: [10.20.30.0/24]}
-conntrack: {max-flows: 16384}
-state-file: ""
 driver: %s
+`, lab.InsideNIC, lab.OutsideNIC, masquerade, driver) + s.common(l)
+}
+
+// common is what the configurations of all lanes share.
+func (s *site) common(l *lane) string {
+	return fmt.Sprintf(`conntrack: {max-flows: 16384}
+state-file: ""
 cpus: [%d]
-control: {socket: %s.sock}
-`, lab.InsideNIC, lab.OutsideNIC, masquerade, driver, s.otherCPU, filepath.Join(s.dir, filepath.Base(l.gateway.Name())))
+control: {socket: %s}
+`, s.otherCPU, s.socket(l))
 }
 
 // pids are the processes besides ours that belong to the lane.
@@ -184,8 +214,10 @@ func (l *lane) close() error {
 	if l.forwarder != nil {
 		errs = append(errs, l.forwarder.close())
 	}
-	if l.sink != nil {
-		l.sink.close()
+	for _, p := range append(l.helpers, l.sink) {
+		if p != nil {
+			p.close()
+		}
 	}
 	errs = append(errs, l.from.close(), l.to.close())
 	for _, n := range []*lab.Namespace{l.client, l.gateway, l.server} {
@@ -196,14 +228,5 @@ func (l *lane) close() error {
 	return errors.Join(errs...)
 }
 
-// peers are those that can be tried here; the others are left out, and why.
-func (s *site) peers() (list []Peer, leftOut []string) {
-	list = []Peer{PeerSluice, PeerRouter, PeerForwarder, PeerKernel}
-	if _, err := exec.LookPath("nft"); err == nil {
-		list = append(list, PeerNFT)
-	} else {
-		leftOut = append(leftOut, "nft masquerade: there is no nft: apt-get install nftables")
-	}
-	list = append(list, PeerAsavie)
-	return list, leftOut
-}
+// needsNFT are the peers that need the program nft.
+var needsNFT = map[Peer]bool{PeerNFT: true, PeerDNAT: true, PeerFullNAT: true}

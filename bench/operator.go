@@ -168,7 +168,7 @@ func (w *operatorRun) populate(ctx context.Context) error {
 		return err
 	}
 	for i := range uint32(operatorDestinations) {
-		to := newTester(l.from, l.to, l.sink, l.from.ports[0].NIC().MAC, mac, address(clientAddress), first+i)
+		to := newTester(l.from, l.to, l.sink, l.from.ports[0].NIC().MAC, mac, &expectation{to: first + i, port: discardPort})
 		if p := to.number(wireFlows); p.received != p.sent {
 			return fmt.Errorf("bench: %d of %d flows towards the same destination were made", p.received, p.sent)
 		}

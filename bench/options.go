@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -10,14 +11,17 @@ import (
 type Part string
 
 const (
-	All    Part = "all"
-	Memory Part = "memory" // needs no root
-	Wire   Part = "wire"   // over veth; needs root
+	All      Part = "all"
+	Memory   Part = "memory"   // needs no root
+	Wire     Part = "wire"     // over veth; needs root
+	Services Part = "services" // the same of services
 
 	// Operator is no part of All: what commands that look cost a gateway at full
 	// load; needs root.
 	Operator Part = "operator"
 )
+
+var parts = []Part{All, Memory, Wire, Services, Operator}
 
 // Options shape a run. The zero value is a full one.
 type Options struct {
@@ -55,8 +59,8 @@ func (o *Options) complete() error {
 		}
 	}
 	switch {
-	case o.Part != All && o.Part != Memory && o.Part != Wire && o.Part != Operator:
-		return fmt.Errorf("bench: %q: it must be all, memory, wire or operator", o.Part)
+	case !slices.Contains(parts, o.Part):
+		return fmt.Errorf("bench: %q: it must be one of %v", o.Part, parts)
 	case o.Pairs < minPairs:
 		return fmt.Errorf("bench: --pairs %d: an interval needs %d at least, and one to quote 20", o.Pairs, minPairs)
 	case o.Sample < 50*time.Millisecond || o.Sample > 10*time.Second:

@@ -26,10 +26,20 @@ type program struct {
 	word    [8]byte
 }
 
+// sight is by what a sink knows the benchmark's packets.
+type sight struct {
+	options int16 // bytes of them in the IPv4 header
+	answers bool  // the port is the source's
+	port    uint16
+}
+
+// plainSight is of packets that arrive at the server without options.
+var plainSight = sight{port: discardPort}
+
 // attachSink attaches a program that counts the benchmark's packets, and hands
 // them to a socket if there is one (deliver), or else drops them. Everything
 // else, ARP above all, is the kernel's.
-func attachSink(nic *xdp.NIC) (*program, error) {
+func attachSink(nic *xdp.NIC, s sight) (*program, error) {
 	p := new(program)
 	return p, p.finish(nic, func() (asm.Instructions, error) {
 		var err error
@@ -40,7 +50,7 @@ func attachSink(nic *xdp.NIC) (*program, error) {
 		if p.memory, err = p.counts.Memory(); err != nil {
 			return nil, err
 		}
-		return p.sink(), nil
+		return p.sink(s), nil
 	})
 }
 
@@ -87,8 +97,9 @@ func (p *program) finish(nic *xdp.NIC, instructions func() (asm.Instructions, er
 	return err
 }
 
-// sink is the program's text. R6 is the context.
-func (p *program) sink() asm.Instructions {
+// seen is the text that jumps to "pass" unless the frame is one that s sees. R6
+// becomes the context, R2 the frame.
+func (s sight) seen() asm.Instructions {
 	field := func(offset int16, size asm.Size, want int32) asm.Instructions {
 		return asm.Instructions{
 			asm.LoadMem(asm.R4, asm.R2, offset, size),
@@ -100,14 +111,22 @@ func (p *program) sink() asm.Instructions {
 		asm.LoadMem(asm.R2, asm.R6, ctxData, asm.Word),
 		asm.LoadMem(asm.R3, asm.R6, ctxDataEnd, asm.Word),
 		asm.Mov.Reg(asm.R4, asm.R2),
-		asm.Add.Imm(asm.R4, l4+packet.UDPLength),
+		asm.Add.Imm(asm.R4, int32(l4+s.options+packet.UDPLength)),
 		asm.JGT.Reg(asm.R4, asm.R3, "pass"),
 	}
+	at := l4 + s.options
+	if !s.answers {
+		at += 2
+	}
 	code = append(code, field(12, asm.Half, bigEndian(packet.EtherTypeIPv4))...)
-	code = append(code, field(l3, asm.Byte, 0x45)...)
+	code = append(code, field(l3, asm.Byte, int32(0x45+s.options/4))...)
 	code = append(code, field(l3+9, asm.Byte, packet.ProtoUDP)...)
-	code = append(code, field(l4+2, asm.Half, bigEndian(discardPort))...)
-	code = append(code,
+	return append(code, field(at, asm.Half, bigEndian(s.port))...)
+}
+
+// sink is the program's text.
+func (p *program) sink(s sight) asm.Instructions {
+	code := append(s.seen(),
 		asm.LoadMapValue(asm.R1, p.counts.FD(), 0),
 		asm.Mov.Imm(asm.R2, 1),
 		asm.StoreXAdd(asm.R1, asm.R2, asm.DWord))

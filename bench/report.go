@@ -13,14 +13,15 @@ import (
 
 // Report is everything that one run found. Its JSON is bench/out/report.json.
 type Report struct {
-	Version string         `json:"version"`
-	Started time.Time      `json:"started"`
-	Seconds float64        `json:"seconds"` // that the run took
-	Quick   bool           `json:"quick"`   // too few samples to quote
-	Machine Machine        `json:"machine"`
-	Memory  []MemoryResult `json:"memory"`
-	Kinds   []KindResult   `json:"kinds"`
-	Wire    *WireReport    `json:"wire"`
+	Version  string         `json:"version"`
+	Started  time.Time      `json:"started"`
+	Seconds  float64        `json:"seconds"` // that the run took
+	Quick    bool           `json:"quick"`   // too few samples to quote
+	Machine  Machine        `json:"machine"`
+	Memory   []MemoryResult `json:"memory"`
+	Kinds    []KindResult   `json:"kinds"`
+	Wire     *WireReport    `json:"wire"`
+	Services *WireReport    `json:"services"` // the same of services
 
 	Operator *OperatorReport `json:"operator"` // nil where it was not asked for
 	Bars     []Bar           `json:"bars"`

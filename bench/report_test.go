@@ -52,6 +52,12 @@ func fullReport() *Report {
 			Check: Check{Sent: 1000, Received: 1000}, Latency: Latency{Pace: 10_000, Sent: 100, P50: 10, P99: 20, P999: 900, Max: 1000},
 		})
 	}
+	r.Services = &WireReport{Frame: 60, Flows: 1024, Window: 192, Generator: around(1200), Ratios: []Ratio{
+		{Of: PeerSNAT, To: PeerFullNAT, CPU: around(0.73), Rate: around(1.79)},
+	}}
+	for _, p := range []Peer{PeerSNAT, PeerFullNAT, PeerDSR} {
+		r.Services.Results = append(r.Services.Results, WireResult{Peer: p, Rate: around(345_000), CPU: around(3210), Check: Check{Sent: 7, Received: 6, Wrong: 5, First: "its option is 9a"}})
+	}
 	return r
 }
 
@@ -88,7 +94,8 @@ func TestReportRenders(t *testing.T) {
 	}
 	text := r.Text()
 	for _, want := range []string{"600000 [540000, 660000]", "1.30 [1.17, 1.43]", "64k", "zipf", "set-up at 1M live flows",
-		"service-dsr, UDP, option on each", "77.0 [69.3, 84.7]", "910 [819, 1001]", "1.07 [0.96, 1.18]", "1.21 [1.09, 1.33]", "Left out: the C twin", "1000 right", "missed"} {
+		"service-dsr, UDP, option on each", "77.0 [69.3, 84.7]", "910 [819, 1001]", "1.07 [0.96, 1.18]", "1.21 [1.09, 1.33]",
+		"Sluice, service-dsr", "answered counts once", "345000 [310500, 379500]", "0.73 [0.66, 0.80]", "6 of 7 came, 5 wrong its option", "Left out: the C twin", "1000 right", "missed"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text has no %q:\n%s", want, text)
 		}
@@ -105,8 +112,8 @@ func TestReportRenders(t *testing.T) {
 			t.Errorf("the page has %q", bad)
 		}
 	}
-	if n := strings.Count(string(page), "<svg"); n != 7 {
-		t.Errorf("%d plots, want 7", n)
+	if n := strings.Count(string(page), "<svg"); n != 9 {
+		t.Errorf("%d plots, want 9", n)
 	}
 	for _, p := range r.plots() {
 		wellFormed(t, p.Title, string(p.SVG))
@@ -126,7 +133,7 @@ func TestReportRenders(t *testing.T) {
 
 // TestEmptyReportRenders: nothing measured, nothing drawn, no panic.
 func TestEmptyReportRenders(t *testing.T) {
-	r := &Report{Wire: &WireReport{}, Memory: []MemoryResult{{Flows: 1 << 10, Distribution: Uniform}}}
+	r := &Report{Wire: &WireReport{}, Services: &WireReport{}, Memory: []MemoryResult{{Flows: 1 << 10, Distribution: Uniform}}}
 	r.judge()
 	if page := r.HTML(); !strings.Contains(page, "</html>") || strings.Contains(page, "NaN") {
 		t.Errorf("page:\n%s", page)

@@ -28,14 +28,22 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
-	if o.Part == All || o.Part == Wire {
-		err := r.runWire(ctx, &o, progress)
+	for _, c := range []struct {
+		part    Part
+		contest *contest
+		into    **WireReport
+	}{{Wire, &masquerading, &r.Wire}, {Services, &balancing, &r.Services}} {
+		if o.Part != All && o.Part != c.part {
+			continue
+		}
+		w, err := runWire(ctx, c.contest, &o, progress, &r.LeftOut)
 		switch {
 		case errors.Is(err, errNotHere) && o.Part == All:
-			r.LeftOut = append(r.LeftOut, fmt.Sprintf("everything over veth: %v", err))
+			r.LeftOut = append(r.LeftOut, fmt.Sprintf("%s: %v", c.contest.name, err))
 		case err != nil:
 			return nil, err
 		}
+		*c.into = w
 	}
 	r.judge()
 	r.Seconds = time.Since(r.Started).Seconds()

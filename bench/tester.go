@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"slices"
 	"time"
 
+	"sluice/dsr"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/xdp"
@@ -32,16 +34,17 @@ type tester struct {
 	from, to *endpoint
 	sink     *program // counts where packets are to arrive
 
-	common   [frameLength]byte
-	src, dst uint32
+	common [frameLength]byte
 
 	descs []xdp.Desc
 	next  uint64 // sequence number
 }
 
-func newTester(from, to *endpoint, sink *program, own [6]byte, gateway net.HardwareAddr, src, dst uint32) *tester {
-	t := &tester{from: from, to: to, sink: sink, src: src, dst: dst, descs: make([]xdp.Desc, burst)}
-	v := endpoints{src: src, dst: dst, sport: 0, dport: discardPort}
+// newTester makes one that sends from its own MAC address to the gateway's, to
+// where e says.
+func newTester(from, to *endpoint, sink *program, own [6]byte, gateway net.HardwareAddr, e *expectation) *tester {
+	t := &tester{from: from, to: to, sink: sink, descs: make([]xdp.Desc, burst)}
+	v := endpoints{src: address(clientAddress), dst: e.to, sport: 0, dport: e.port}
 	writeFrame(t.common[:], &v, 0)
 	copy(t.common[0:6], gateway)
 	copy(t.common[6:12], own[:])
@@ -50,7 +53,7 @@ func newTester(from, to *endpoint, sink *program, own [6]byte, gateway net.Hardw
 	// As in the traffic in memory, the field holds what all frames share.
 	u := t.common[l4:]
 	binary.BigEndian.PutUint16(u[6:], 0)
-	binary.BigEndian.PutUint16(u[6:], packet.Fold(packet.Sum(u, uint32(packet.PseudoSum(src, dst, packet.ProtoUDP, udpLength)))))
+	binary.BigEndian.PutUint16(u[6:], packet.Fold(packet.Sum(u, uint32(packet.PseudoSum(v.src, v.dst, packet.ProtoUDP, udpLength)))))
 	return t
 }
 
@@ -145,15 +148,18 @@ func (t *tester) await(p *passage, base uint64, want int64) (missing int64, vain
 
 // expectation is what a peer makes of the traffic.
 type expectation struct {
-	src        uint32 // as the server sees it
+	to         uint32 // where the client sends
+	port       uint16
+	src, dst   uint32 // as they arrive, be it at the server or, answered, at the client
 	translated bool   // the source port is the peer's choice
+	option     bool   // the header has the DSR option that names to and port
+	answered   bool   // what is looked at is the answer
 	ttl        uint8
 }
 
 // inspector looks at every frame that comes.
 type inspector struct {
 	expectation
-	dst    uint32
 	check  Check
 	seen   []bool // by sequence number since first
 	first  uint64
@@ -162,8 +168,8 @@ type inspector struct {
 	owners map[uint16]uint64 // flow by port
 }
 
-func newInspector(e expectation, dst uint32, first uint64, n int) *inspector {
-	return &inspector{expectation: e, dst: dst, first: first, next: first, seen: make([]bool, n), owners: make(map[uint16]uint64)}
+func newInspector(e expectation, first uint64, n int) *inspector {
+	return &inspector{expectation: e, first: first, next: first, seen: make([]bool, n), owners: make(map[uint16]uint64)}
 }
 
 // look checks one frame: every field that the peer may change, every checksum in
@@ -183,17 +189,26 @@ func (i *inspector) wrong(frame []byte) string {
 	if r := packet.Parse(frame, &p); r != verdict.None {
 		return fmt.Sprintf("it is %v", r)
 	}
-	if int(p.L4) != l4 || int(p.End) != frameLength || p.Proto != packet.ProtoUDP || binary.BigEndian.Uint32(frame[payloadAt:]) != magic {
+	longer := i.longer()
+	if int(p.L4) != l4+longer || int(p.End) != frameLength+longer || p.Proto != packet.ProtoUDP || binary.BigEndian.Uint32(frame[payloadAt+longer:]) != magic {
 		return "it is none of the packets sent"
 	}
 	pseudo := uint32(packet.PseudoSum(p.Src, p.Dst, packet.ProtoUDP, udpLength))
-	if packet.Fold(packet.Sum(frame[l4:frameLength], pseudo)) != 0xffff {
+	if packet.Fold(packet.Sum(frame[p.L4:p.End], pseudo)) != 0xffff {
 		return "its UDP checksum is wrong"
 	}
-	if p.Src != i.src || p.Dst != i.dst || p.DstPort != discardPort || p.TTL != i.ttl {
-		return fmt.Sprintf("it goes from %#08x to %#08x:%d with TTL %d", p.Src, p.Dst, p.DstPort, p.TTL)
+	if wrong := i.wrongOption(frame); wrong != "" {
+		return wrong
 	}
-	seq := binary.BigEndian.Uint64(frame[payloadAt+4:])
+	own, far := p.SrcPort, p.DstPort // the flow's, as it arrives, and the other end's
+	want := uint16(discardPort)
+	if i.answered {
+		own, far, want = far, own, i.port
+	}
+	if p.Src != i.src || p.Dst != i.dst || far != want || p.TTL != i.ttl {
+		return fmt.Sprintf("it goes from %#08x:%d to %#08x:%d with TTL %d", p.Src, p.SrcPort, p.Dst, p.DstPort, p.TTL)
+	}
+	seq := binary.BigEndian.Uint64(frame[payloadAt+longer+4:])
 	if seq-i.first >= uint64(len(i.seen)) {
 		return fmt.Sprintf("number %d was not sent", seq)
 	}
@@ -205,7 +220,27 @@ func (i *inspector) wrong(frame []byte) string {
 		i.check.Reordered++
 	}
 	i.next = max(i.next, seq+1)
-	return i.wrongPort(seq%wireFlows, p.SrcPort)
+	return i.wrongPort(seq%wireFlows, own)
+}
+
+// longer is how many bytes the peer put into the header.
+func (e *expectation) longer() int {
+	if e.option {
+		return dsr.OptionLen
+	}
+	return 0
+}
+
+func (e *expectation) wrongOption(frame []byte) string {
+	if !e.option {
+		return ""
+	}
+	var want [dsr.OptionLen]byte
+	dsr.PutOption(want[:], e.to, e.port, dsr.CiliumOrder)
+	if got := frame[l4 : l4+dsr.OptionLen]; !bytes.Equal(got, want[:]) {
+		return fmt.Sprintf("its option is % x", got)
+	}
+	return ""
 }
 
 func (i *inspector) wrongPort(flow uint64, port uint16) string {
@@ -235,7 +270,7 @@ func (t *tester) inspect(e expectation, n int) (Check, error) {
 		return Check{}, err
 	}
 	t.drain(nil)
-	i := newInspector(e, t.dst, t.next, n)
+	i := newInspector(e, t.next, n)
 	progress := time.Now()
 	for {
 		tried := int(t.next - i.first)
@@ -278,8 +313,8 @@ func (t *tester) drain(look func([]byte)) (came int) {
 const pace = 10_000
 
 // latency sends single packets at a steady pace, and times each from before its
-// kick to after its receipt.
-func (t *tester) latency(span time.Duration) (Latency, error) {
+// kick to after its receipt, longer by so many bytes.
+func (t *tester) latency(span time.Duration, longer int) (Latency, error) {
 	port := t.to.ports[0]
 	if err := t.sink.deliver(port); err != nil {
 		return Latency{}, err
@@ -291,10 +326,10 @@ func (t *tester) latency(span time.Duration) (Latency, error) {
 	first, start := t.next, time.Now()
 	arrived := func(frame []byte) {
 		at := time.Since(start)
-		if len(frame) != frameLength || binary.BigEndian.Uint32(frame[payloadAt:]) != magic {
+		if len(frame) != frameLength+longer || binary.BigEndian.Uint32(frame[payloadAt+longer:]) != magic {
 			return
 		}
-		if i := binary.BigEndian.Uint64(frame[payloadAt+4:]) - first; i < uint64(n) {
+		if i := binary.BigEndian.Uint64(frame[payloadAt+longer+4:]) - first; i < uint64(n) {
 			took = append(took, float64(at-departures[i])/1e3)
 		}
 	}

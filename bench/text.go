@@ -18,7 +18,10 @@ func (r *Report) Text() string {
 	r.memoryText(&b)
 	r.kindsText(&b)
 	if r.Wire != nil {
-		r.Wire.text(&b)
+		r.Wire.text(&b, "")
+	}
+	if r.Services != nil {
+		r.Services.text(&b, ", services")
 	}
 	if r.Operator != nil {
 		r.Operator.text(&b)
@@ -45,9 +48,9 @@ func (r *Report) disturbed() (n int) {
 	for i := range r.Kinds {
 		n += r.Kinds[i].Whole.Disturbed + r.Kinds[i].SetUp.Disturbed
 	}
-	if r.Wire != nil {
-		for i := range r.Wire.Results {
-			n += r.Wire.Results[i].CPU.Disturbed + r.Wire.Results[i].Flood.Disturbed
+	for _, w := range []*WireReport{r.Wire, r.Services} {
+		for i := range w.results() {
+			n += w.Results[i].CPU.Disturbed + w.Results[i].Flood.Disturbed
 		}
 	}
 	return n
@@ -101,9 +104,14 @@ func (m *MemoryResult) rest() float64 {
 	return rest
 }
 
-func (w *WireReport) text(b *strings.Builder) {
-	fmt.Fprintf(b, "\nOver veth, %d-byte UDP, %d flows, copy mode. CPU is the whole machine's per forwarded packet less the\n", w.Frame, w.Flows)
-	fmt.Fprintf(b, "generator's own %s ns; at most %d packets under way, so that none is lost.\n\n", w.Generator.text(0), w.Window)
+// text is the tables of what was measured over veth; of says of what.
+func (w *WireReport) text(b *strings.Builder, of string) {
+	fmt.Fprintf(b, "\nOver veth%s, %d-byte UDP, %d flows, copy mode. CPU is the whole machine's per forwarded packet less the\n", of, w.Frame, w.Flows)
+	fmt.Fprintf(b, "generator's own %s ns; at most %d packets under way, so that none is lost.\n", w.Generator.text(0), w.Window)
+	if w.answered() {
+		b.WriteString("What is answered counts once and passes twice; an XDP program at the server sends it back.\n")
+	}
+	b.WriteString("\n")
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tCPU ns\tpackets/s\tflooded: packets/s\tlost\tlatency µs p50\tp99\tp99.9\tchecked")
 	for i := range w.Results {

@@ -26,7 +26,7 @@ func (w *wireRun) first(l *lane) (err error) {
 // measure takes all samples. It belongs on the generator's thread.
 func (w *wireRun) measure(ctx context.Context) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // little is allocated, and nothing should interfere
-	if err := w.rounds(ctx, w.o.Pairs, w.round, "in pairs"); err != nil {
+	if err := w.rounds(ctx, w.pairs(), w.round, "in pairs"); err != nil {
 		return err
 	}
 	if err := w.rounds(ctx, floodRounds, w.flooded, "flooding"); err != nil {
@@ -40,7 +40,7 @@ func (w *wireRun) measure(ctx context.Context) error {
 		w.progress.note("latency: " + string(l.peer))
 		l.tester.run(warmUp, burst)
 		var err error
-		if l.latency, err = l.tester.latency(span); err != nil {
+		if l.latency, err = l.tester.latency(span, l.expect.longer()); err != nil {
 			return err
 		}
 	}
@@ -142,21 +142,19 @@ func (w *wireRun) floodByKernel(l *lane, count int64) {
 // report sums up.
 func (w *wireRun) report() *WireReport {
 	r := &WireReport{Frame: frameLength, Flows: wireFlows, Window: window, Generator: summarize(w.generator)}
-	var sluice *lane
+	byPeer := make(map[Peer]*lane)
 	for _, l := range w.lanes {
-		if l.peer == PeerSluice {
-			sluice = l
-		}
+		byPeer[l.peer] = l
 		r.Results = append(r.Results, WireResult{
 			Peer: l.peer, Rate: summarize(l.rate), CPU: summarize(l.cpu), Lost: l.lost, Flood: summarize(l.flood), FloodLoss: summarize(l.loss),
 			Pktgen: summarize(l.byKernel), PktgenLoss: summarize(l.lossByKernel),
 			Check: l.check, Latency: l.latency,
 		})
 	}
-	for _, l := range w.lanes {
-		if l != sluice {
-			r.Ratios = append(r.Ratios, Ratio{Of: PeerSluice, To: l.peer,
-				CPU: summarize(ratios(sluice.cpu, l.cpu)), Rate: summarize(ratios(sluice.rate, l.rate))})
+	for _, p := range w.contest.pairs {
+		if of, to := byPeer[p[0]], byPeer[p[1]]; of != nil && to != nil {
+			r.Ratios = append(r.Ratios, Ratio{Of: of.peer, To: to.peer,
+				CPU: summarize(ratios(of.cpu, to.cpu)), Rate: summarize(ratios(of.rate, to.rate))})
 		}
 	}
 	return r

@@ -1,5 +1,10 @@
 package bench
 
+import (
+	"slices"
+	"strings"
+)
+
 // Peer is a way to forward packets over veth.
 type Peer string
 
@@ -10,8 +15,15 @@ const (
 	PeerForwarder Peer = "bare AF_XDP forwarder"
 	PeerKernel    Peer = "kernel forwarding"
 	PeerNFT       Peer = "kernel, nft masquerade"
+	PeerDSR       Peer = "Sluice, service-dsr"
+	PeerDNAT      Peer = "kernel, nft DNAT"
+	PeerSNAT      Peer = "Sluice, service-snat, answered"
+	PeerFullNAT   Peer = "kernel, nft DNAT and masquerade, answered"
 	peerBaseline  Peer = "generator alone" // whose packets are dropped where they arrive
 )
+
+// ours reports whether the peer is Sluice.
+func (p Peer) ours() bool { return strings.HasPrefix(string(p), string(PeerSluice)) }
 
 // WireReport is what was measured over veth.
 type WireReport struct {
@@ -82,4 +94,17 @@ func (w *WireReport) ratio(of, to Peer) (Summary, bool) {
 		}
 	}
 	return Summary{}, false
+}
+
+// results are the peers', none of a report that there is not.
+func (w *WireReport) results() []WireResult {
+	if w == nil {
+		return nil
+	}
+	return w.Results
+}
+
+// answered reports whether the packets of a peer pass it twice.
+func (w *WireReport) answered() bool {
+	return slices.ContainsFunc(w.Results, func(r WireResult) bool { return r.Peer == PeerSNAT || r.Peer == PeerFullNAT })
 }

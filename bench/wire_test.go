@@ -15,11 +15,13 @@ import (
 )
 
 func plainTester() *tester {
-	return newTester(nil, nil, nil, strangeMAC, net.HardwareAddr(insideMAC[:]), address(clientAddress), address(serverAddress))
+	e := plainInspector(0).expectation
+	return newTester(nil, nil, nil, strangeMAC, net.HardwareAddr(insideMAC[:]), &e)
 }
 
 func plainInspector(n int) *inspector {
-	return newInspector(expectation{src: address(clientAddress), ttl: 64}, address(serverAddress), 1<<40, n)
+	server := address(serverAddress)
+	return newInspector(expectation{to: server, port: discardPort, src: address(clientAddress), dst: server, ttl: 64}, 1<<40, n)
 }
 
 // TestInspector: a frame as it was sent passes, whatever its number; one with any
@@ -180,7 +182,7 @@ func TestGeneratorAndSink(t *testing.T) {
 		if p := l.tester.paced(w.o.Sample, pace); p.sent == 0 || p.sent > int64(p.wall.Seconds()*pace)+burst || p.received > p.sent {
 			t.Errorf("%s: %+v at %d packets/s", peer, p, pace)
 		}
-		lat, err := l.tester.latency(100 * time.Millisecond)
+		lat, err := l.tester.latency(100*time.Millisecond, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

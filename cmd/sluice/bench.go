@@ -50,6 +50,11 @@ machine. The goals are reported, and missing one is no error.`,
 		Short: "What flows list, capture, top and trace cost a gateway at full load (root; no part of all)",
 		Args:  noArgs,
 		RunE:  measure(bench.Operator),
+	}, &cobra.Command{
+		Use:   "services",
+		Short: "The same of services: DSR and SNAT, against the kernel's DNAT (root)",
+		Args:  noArgs,
+		RunE:  measure(bench.Services),
 	})
 	flags := c.PersistentFlags()
 	flags.StringVar(&o.Out, "out", "bench/out", "directory for the report")
