@@ -44,7 +44,30 @@ func TestSuperFrames(t *testing.T) {
 			if len(large) == 0 {
 				t.Error("no super-frame was seen: the test shows nothing")
 			}
+			r.checkSegments(a)
 		})
+	}
+}
+
+// checkSegments: a super-frame counts as the packets that it becomes, each with
+// headers of its own.
+func (r *rig) checkSegments(a *running) {
+	r.t.Helper()
+	var cursor Cursor
+	list, err := a.Next(&cursor, nil)
+	r.must(err)
+	const sent, mss, headers = 6000000, 1448, 52 // with the time stamps option
+	for i := range list {
+		packets, octets := list[i].Packets[1], list[i].Bytes[1]
+		if packets < sent/mss || octets < sent+packets*40 || octets > sent+packets*headers+sent/4 { // and some again
+			r.t.Errorf("%d packets of %d bytes to the client for %d bytes", packets, octets, sent)
+		}
+		if all := r.counter(a, "reply"); all != packets {
+			r.t.Errorf("%d replies counted, and %d packets of the flow", all, packets)
+		}
+	}
+	if len(list) != 1 {
+		r.t.Errorf("%d flows", len(list))
 	}
 }
 
