@@ -72,8 +72,9 @@ func EncapsulateGeneve(b []byte, src, dst uint32, srcPort uint16, vip uint32, po
 	if vip == 0 {
 		return n
 	}
-	g[0] = 3    // words of options
-	g[1] = 0x40 // there is a critical one
+	// As Cilium has it: the option is critical by its type, and the header's bit for
+	// that (RFC 8926 3.4, C) is clear.
+	g[0] = 3 // words of options
 	o := g[geneveHeader:]
 	binary.BigEndian.PutUint16(o, geneveClass)
 	o[2], o[3] = geneveType, geneveWordCount

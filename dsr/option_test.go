@@ -224,7 +224,7 @@ func TestGeneve(t *testing.T) {
 		p := verify(t, b)
 		udp, _ := p.Layer(layers.LayerTypeUDP).(*layers.UDP)
 		g, _ := p.Layer(layers.LayerTypeGeneve).(*layers.Geneve)
-		if udp == nil || g == nil || udp.DstPort != GenevePort || int(udp.Length) != len(b)-34 || udp.Checksum != 0 || g.VNI != 2 {
+		if udp == nil || g == nil || udp.DstPort != GenevePort || int(udp.Length) != len(b)-34 || udp.Checksum != 0 || g.VNI != 2 || g.CriticalOption {
 			t.Fatalf("%v", p)
 		}
 		if named {
