@@ -67,6 +67,7 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 	}
 	writeList(w, "Not followed", s.Unsupported)
 	writeList(w, "Bypassed by steered packets", s.Netfilter)
+	writeList(w, "Spoken by the host itself, not by inside hosts", hostPeerWords(s.HostPeers))
 	writeList(w, "Configuration warnings", s.Config.Warnings)
 	writeDegraded(w, s.Degraded)
 }

@@ -37,6 +37,7 @@ type Status struct {
 	PortSearch    PortSearch    `json:"port_search"`
 	Unsupported   []string      `json:"unsupported"`         // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`           // nft, iptables and tc rules that steered packets bypass, in words
+	HostPeers     []HostPeer    `json:"host_peers"`          // with whom the host itself speaks protocols without ports by external addresses
 	DSRAgent      *DSRAgent     `json:"dsr_agent,omitempty"` // absent: this node is no agent
 }
 
@@ -44,6 +45,15 @@ type Status struct {
 type Degradation struct {
 	What   string `json:"what"`
 	Remedy string `json:"remedy"`
+}
+
+// HostPeer is a use that the host itself makes of a protocol without ports. Inside
+// hosts have no flows of it with that peer by that address (drop reason host-peer).
+type HostPeer struct {
+	Protocol string     `json:"protocol"`
+	Address  netip.Addr `json:"address"` // of the host; "": each of its own
+	Peer     netip.Addr `json:"peer"`    // "": anybody
+	By       string     `json:"by"`      // what of the host: a device, IPsec, a socket
 }
 
 // ConfigStatus says which configuration is in force.
@@ -295,6 +305,7 @@ func (s *Status) fill() {
 	list(&s.Interfaces)
 	list(&s.Unsupported)
 	list(&s.Netfilter)
+	list(&s.HostPeers)
 	list(&s.Config.Warnings)
 	list(&s.Masquerade.Sources)
 	list(&s.Masquerade.Exclusions)

@@ -15,9 +15,11 @@ import (
 	"sluice/internal/control"
 	"sluice/internal/fib"
 	"sluice/internal/health"
+	"sluice/internal/hostpeer"
 	"sluice/internal/metrics"
 	"sluice/internal/packet"
 	"sluice/internal/route"
+	"sluice/nat"
 )
 
 // Options are what the command line adds to the configuration.
@@ -39,6 +41,7 @@ type Daemon struct {
 
 	plane  *plane
 	mirror *route.Mirror
+	peers  *hostpeer.Watcher
 	publisher
 	view  view        // what status shows of the control goroutine's state
 	links []linkState // of the listed interfaces
@@ -60,6 +63,8 @@ type Daemon struct {
 	metrics       *metrics.Listener
 	dsrAgent      dsrAgent
 	backToCPUs    func() error // see shareCPUs; nil before
+
+	hostPeersChanged chan *nat.HostPeers
 
 	// open is held for reading by whoever looks at the data plane for the
 	// control socket, and taken for writing before its memory goes away.
@@ -94,7 +99,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	d := &Daemon{
 		options: o, log: o.Logger, started: began, dsrAgent: dsrAgent{log: o.Logger},
-		routesChanged: make(chan *fib.Snapshot, 1), reloads: make(chan reloadRequest), commands: make(chan command), tracing: make(chan struct{}, 1), capturing: make(chan struct{}, 1),
+		routesChanged: make(chan *fib.Snapshot, 1), hostPeersChanged: make(chan *nat.HostPeers, 1), reloads: make(chan reloadRequest), commands: make(chan command), tracing: make(chan struct{}, 1), capturing: make(chan struct{}, 1),
 	}
 	d.config = c
 	if err := d.build(c, warnings); err != nil {
@@ -156,13 +161,16 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	if d.mirror, err = route.New(route.Config{Interfaces: names, Logger: d.log}); err != nil {
 		return err
 	}
+	if d.peers, err = hostpeer.New(hostpeer.Config{Logger: d.log}); err != nil {
+		return err
+	}
 	took.done("routes")
 	d.publisher = *newPublisher(d.log, d.plane.table, d.plane.steering, &d.plane.pointer)
 	d.publisher.adopted = d.plane.adopted
 	d.publisher.now = func() conntrack.Tick { return tick(d.plane.threads[0].clock.Now()) }
 	d.plane.table.SharePeers(d.plane.steering.Peers())
 	d.balancer = balancer
-	d.config, d.policy, d.routes = c, pol, d.mirror.Current()
+	d.config, d.policy, d.routes, d.host = c, pol, d.mirror.Current(), d.peers.Current()
 	d.view.warnings, d.view.loaded = warnings, d.started
 	// Flows that were left get their addresses back before anything else can
 	// claim a port, and their ports' bits before the steering program goes over
@@ -203,7 +211,7 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	server := control.NewServer(d, d.options.Version, d.log)
 	scrape := metrics.NewHandler(d)
 	server.SetMetrics(scrape)
@@ -215,6 +223,7 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	d.probeBackends(ctx)
 	defer d.health.Close()
 	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
+	running.Go(func() { failed <- d.peers.Run(ctx, d.hostPeerChange) })
 	running.Go(func() { failed <- server.Serve(ctx, listener) })
 	running.Go(func() { d.resolveNeighbours(ctx) })
 	running.Go(func() { d.plane.punts.run(ctx) })
@@ -250,6 +259,10 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			d.followLinks(time.Now())
 			if err := d.publish(); err != nil {
 				d.log.Error("routes changed, and could not be followed", "error", err)
+			}
+		case d.host = <-d.hostPeersChanged:
+			if err := d.publish(); err != nil {
+				d.log.Error("what the host speaks changed, and could not be followed", "error", err)
 			}
 		case <-d.plane.failed:
 			d.followLinks(time.Now())
@@ -337,6 +350,9 @@ func (d *Daemon) takeDown() error {
 	}
 	if d.mirror != nil {
 		d.mirror.Close()
+	}
+	if d.peers != nil {
+		d.peers.Close()
 	}
 	if err != nil {
 		return err

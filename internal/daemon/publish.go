@@ -32,6 +32,7 @@ type publisher struct {
 	policy    *nat.Policy
 	agent     agentFile
 	routes    *fib.Snapshot
+	host      *nat.HostPeers // what the host itself speaks without ports
 	externals map[uint32]*external
 	draining  map[uint32]*external // removed, but flows still hold ports of them
 	held      []bool               // indices of the steering program's bitmaps in use
@@ -43,6 +44,11 @@ type publisher struct {
 	forwardsOf *config.Config // that it was made from
 	refused    int            // entries of it that clash with others
 	now        func() conntrack.Tick
+
+	left struct { // for what the flows that take from the host were last looked for
+		host   *nat.HostPeers
+		shared []uint32
+	}
 
 	pools [gateway.MaxPorts]struct {
 		list []*conntrack.External
@@ -111,6 +117,7 @@ func (p *publisher) publish() error {
 	p.pointer.Store(next)
 	p.adopted(next)
 	p.settleForwards(static, first)
+	p.leaveToHost(next)
 	p.inForce.Store(&inForce{p.config, next, maps.Clone(p.balancer.states)})
 	if err := p.dropExternals(wanted); err != nil {
 		return err
@@ -288,7 +295,7 @@ func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gate
 	m := &p.config.Masquerade
 	last := p.pointer.Load()
 	s := &gateway.Snapshot{
-		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols),
+		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols), Host: p.host,
 		Behaviour: behaviour(m),
 		Ports:     nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
 		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),

@@ -36,6 +36,7 @@ type viewCopy struct {
 	externals  []externalCopy
 	timeouts   config.Timeouts
 	onFailure  config.Failure
+	hostPeers  []control.HostPeer
 	problems   []control.Degradation // of listed interfaces that are there and cannot be used
 }
 
@@ -50,7 +51,7 @@ func (d *Daemon) refresh() {
 		config: control.ConfigStatus{
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
-		masquerade: masqueradeStatus(d.config, d.policy), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
+		hostPeers: d.hostPeerStatus(), masquerade: masqueradeStatus(d.config, d.policy), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
 		problems: append(slices.Concat(d.linkProblems(), d.agentProblem(), d.serviceProblems(time.Now())), d.shadows...),
 	}
 	for i := range d.config.Interfaces {
@@ -134,7 +135,7 @@ func (d *Daemon) Measure() (s control.Status) {
 	v := d.view.get()
 	s = control.Status{
 		Version: d.options.Version, PID: os.Getpid(), Started: d.started, UptimeSeconds: time.Since(d.started).Seconds(),
-		Config: v.config, Masquerade: v.masquerade, Services: d.serviceSummary(), Unsupported: d.mirror.Unsupported(), Timeouts: timeoutStatus(&v.timeouts),
+		Config: v.config, Masquerade: v.masquerade, Services: d.serviceSummary(), Unsupported: d.mirror.Unsupported(), HostPeers: v.hostPeers, Timeouts: timeoutStatus(&v.timeouts),
 	}
 	d.look(func() {
 		s.Masquerade.Addresses = externalStatus(&v)

@@ -111,6 +111,9 @@ func (a *account) tellDecision() {
 	case d.Kind == conntrack.PortForward && d.Target.Src != a.p.Src:
 		a.tellStaticSource()
 	}
+	if d.Reason == verdict.HostPeer {
+		a.tellHostPeer(d.Target.Src, d.Target.Dst)
+	}
 }
 
 // tellSide is about the side that the packet comes from.
@@ -132,6 +135,10 @@ func (a *account) tellExternal() {
 	a.decide(stageAddress, a.addressLine(a.p.Dst), "%s is an external address: flows are masqueraded to it", fib.Addr(a.p.Dst))
 	if d.Static != nil {
 		a.tellStatic()
+		return
+	}
+	if d.Reason == verdict.HostOwned && a.Snapshot.Host.Find(a.p.Proto, a.p.Dst, a.p.Src) != nil && packet.Portless(a.p.Proto) {
+		a.tellHostPeer(a.p.Dst, a.p.Src)
 		return
 	}
 	switch d.Reason {

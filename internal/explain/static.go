@@ -57,9 +57,27 @@ func (a *account) tellStaticSource() {
 // tellAddressOnly is about the claim of a protocol without ports.
 func (a *account) tellAddressOnly(m *nat.Forecast) {
 	line := a.Config.Line("masquerade.other-protocols")
+	if m.Reason == verdict.HostPeer {
+		a.tellHostPeer(m.External.Address(), a.p.Dst)
+		return
+	}
 	if m.Reason == verdict.PeerTaken {
 		a.decide(stageTranslate, line, "protocol %d has no ports, and another inside host has it towards %s on every external address", a.p.Proto, fib.Addr(a.p.Dst))
 		return
 	}
 	a.decide(stageTranslate, line, "protocol %d is translated by address: this inside host has it towards %s on that address alone (masquerade.other-protocols: address-only)", a.p.Proto, fib.Addr(a.p.Dst))
+}
+
+// tellHostPeer is about a protocol without ports that the host itself speaks with
+// the peer by an external address.
+func (a *account) tellHostPeer(external, peer uint32) {
+	h := a.Snapshot.Host.Find(a.p.Proto, external, peer)
+	if h == nil {
+		return // it ended a moment ago
+	}
+	with := "with anybody"
+	if h.Peer != 0 {
+		with = "with " + fib.Addr(peer).String()
+	}
+	a.decide(stageTranslate, a.addressLine(external), "the host itself speaks protocol %d %s by %s (%s): the answers are its own", a.p.Proto, with, fib.Addr(external), h.By)
 }

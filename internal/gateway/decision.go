@@ -96,7 +96,7 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 	d.Asked, d.Policy = Forwards, s.Policy.Decide(p.Src, p.Dst)
 	switch {
 	case s.leavesStatic(d, p, d.Hop.Port):
-		d.Reason = s.translatable(p)
+		d.Reason = s.orHostPeer(s.translatable(p), d)
 	case d.Policy.Masquerade:
 		d.Kind, d.Maps, d.Reason = conntrack.Masquerade, true, s.translatable(p)
 	}
@@ -157,6 +157,10 @@ func (s *Snapshot) decideOutside(d *Decision, in fib.PortID, p *packet.Packet) v
 // masqueraded to, and that belongs to none of them.
 func (s *Snapshot) decideExternal(d *Decision, flows *conntrack.Worker, in fib.PortID, p *packet.Packet, x *conntrack.External) {
 	d.External = x
+	if s.hostSpeaks(p.Proto, p.Dst, p.Src) {
+		d.Reason = verdict.HostOwned
+		return
+	}
 	if s.decideStatic(d, flows, in, p) {
 		return
 	}

@@ -48,7 +48,7 @@ func TestDryRunForetells(t *testing.T) {
 		verdict.HairpinDisabled, verdict.NoExternalAddress, verdict.NoRoute, verdict.RouteUnreachable, verdict.InterfaceDown,
 		verdict.TCPWithoutFlow, verdict.ProtocolUnsupported, verdict.ICMPUnsupported, verdict.ReplyWithoutFlow, verdict.NeighbourUnresolved,
 		verdict.WouldLeakSource, verdict.ExternalAddressMoved, verdict.MartianSource, verdict.LandAttack, verdict.TTLExpired,
-		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute, verdict.PeerTaken, verdict.ProtocolPassed,
+		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute, verdict.PeerTaken, verdict.ProtocolPassed, verdict.HostPeer,
 	} {
 		if seen[r.String()] == 0 {
 			t.Errorf("never met: %s", r)
@@ -176,6 +176,7 @@ func (x *foreteller) anyRig() *rig {
 		})
 		s.Other = pick(x, OtherAddressOnly, OtherAddressOnly, OtherDrop, OtherPass)
 		s.Static = pick(x, nil, nil, someForwards())
+		s.Host = pick(x, nil, nil, nat.NewHostPeers([]nat.HostPeer{{Proto: 47, Peer: server}, {Proto: 47, Local: pooled}}))
 		s.Roles[outsidePort] = pick(x, RoleOutside, RoleOutside, RoleOutside, RoleBoth, RoleInside)
 		s.Roles[insidePort] = pick(x, RoleInside, RoleInside, RoleInside, RoleBoth)
 	})

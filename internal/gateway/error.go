@@ -76,6 +76,7 @@ var errorFor = [verdict.Count]ErrorKind{
 	verdict.SourceTableFull:   Prohibited,
 	verdict.SourceLimit:       Prohibited,
 	verdict.PeerTaken:         Prohibited,
+	verdict.HostPeer:          Prohibited,
 }
 
 // tooBig is the reason to drop a packet with DF set that is larger than mtu,

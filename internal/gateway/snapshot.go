@@ -27,6 +27,7 @@ type Snapshot struct {
 
 	Static *nat.Static    // port-forwards; nil where there is none
 	Other  OtherProtocols // masquerade.other-protocols
+	Host   *nat.HostPeers // with whom the host itself speaks such protocols
 
 	Hairpin     bool // masquerade.hairpin
 	DropOptions bool // masquerade.ip-options: drop

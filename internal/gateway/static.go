@@ -54,6 +54,7 @@ func (s *Snapshot) hairpinSource(d *Decision, flows *conntrack.Worker, p *packet
 	if f, external, port := s.Static.Outward(p.Src, p.Proto, p.SrcPort, nat.AnyOut); f != nil {
 		d.Kind = conntrack.PortForward
 		d.Target.Src, d.Target.SrcPort = external, port
+		d.Reason = s.orHostPeer(d.Reason, d)
 		return
 	}
 	d.Maps = true

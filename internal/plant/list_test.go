@@ -100,6 +100,14 @@ var faults = []fault{
 		"pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quotedTo.Dst, 0)", "pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quoted.Dst, 0)", "internal/gateway.TestFixtures"},
 	{"a fragmented datagram has as many identifications as fragments", "internal/gateway/fragment.go",
 		"x.ID, x.Named = w.idents.next(p.Src, p.Dst, p.Proto), true", "x.ID, x.Named = w.idents.next(p.Src, p.Dst, p.Proto), false", "internal/gateway.TestFixtures"},
+	{"an inside host takes the answers to the host's tunnel", "internal/gateway/other.go",
+		"if w.snapshot.hostSpeaks(p.Proto, nf.Reply.Dst, nf.Reply.Src) {", "if p.TTL == 0 {", "internal/gateway.TestHostPeer"},
+	{"and keeps them when the host begins later", "internal/gateway/hostpeer.go",
+		"return f.Original.Src != f.Reply.Dst &&", "return f.Original.Src == f.Reply.Dst &&", "internal/gateway.TestTakesFromHost"},
+	{"IPsec inside UDP counts as ESP", "internal/hostpeer/ipsec.go",
+		"case states[i].Encap != nil:", "case states[i].Encap != nil && states[i].Proto == 0:", "internal/hostpeer.TestAssociations"},
+	{"a tunnel device that is down has a peer", "internal/hostpeer/device.go",
+		"&syscall.IFF_UP == 0 {", "&syscall.IFF_UP > syscall.IFF_UP {", "internal/hostpeer.TestDevices"},
 
 	// Routes.
 	{"equal paths do not share evenly", "internal/fib/compile.go",

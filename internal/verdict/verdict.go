@@ -81,6 +81,7 @@ const (
 	EchoLimit
 	PortSearchWaiting
 	PortSearchLimit
+	HostPeer
 
 	// Routing and the way out.
 	NoRoute
@@ -174,6 +175,7 @@ var words = [Count]Words{
 	EchoLimit:            {"echo-limit", "more echo requests to external addresses came than the gateway answers"},
 	PortSearchWaiting:    {"port-search-waiting", "a port to share is still being searched for the packet's flow; the sender's next packet finds it"},
 	PortSearchLimit:      {"port-search-limit", "as many packets as may wait for a port to share; add addresses or widen masquerade.port-range"},
+	HostPeer:             {"host-peer", "the host itself speaks this protocol without ports with this peer on the external address (`sluice status`), and the answers are its own; add addresses to masquerade.addresses that the host does not have"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
 	RouteUnreachable:    {"route-unreachable", "the route to the destination is of type unreachable"},
