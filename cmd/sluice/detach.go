@@ -24,8 +24,9 @@ func detachCommand(a *app) *cobra.Command {
 		Short: "Take the steering program away",
 		Long: `Detach takes the steering program and its pins off the interfaces of this network
 namespace, so that the kernel gets their packets again: off all of them, or with
---config off those that the file lists, and likewise the programs of the DSR agent, as
-dsr-agent. It needs no daemon. Nothing attached is no error.`,
+--config off those that the file lists. The programs of the DSR agent go, too, and are
+listed as dsr-agent. It needs no daemon, and does not stop one that runs: that one is
+degraded then, until it is restarted. Nothing attached is no error.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			all := !c.Flags().Changed("config")

@@ -19,8 +19,8 @@ func explainCommand(a *app) *cobra.Command {
 		Short: "Say what becomes of a packet, and why",
 		Long: `Explain prints every decision about a packet in the order in which it is made,
 with the line of the configuration that made it, and last the verdict: forward,
-masquerade to A:P, drop: REASON, or pass to kernel. It sends nothing and changes
-nothing. For any verdict the exit code is 0.
+masquerade to A:P, balance to B:P (snat or dsr), drop: REASON, or pass to kernel. It
+sends nothing and changes nothing. For any verdict the exit code is 0.
 
 Without --config the daemon is asked: by its routes, neighbours, flows and
 addresses as they are now, through the functions that decide for packets. TCP is

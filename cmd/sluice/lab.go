@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -16,6 +18,9 @@ func labCommand(a *app) *cobra.Command {
 	// stays behind.
 	inLab := func(f func(context.Context, demo.Options) error) func(*cobra.Command, []string) error {
 		return func(c *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return errors.New("a lab is made of network namespaces, which only root may make; run the command with sudo")
+			}
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGHUP)
 			defer stop()
 			return f(ctx, o)

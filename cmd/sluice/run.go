@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,10 @@ takes it away.`,
 				return err
 			}
 			o.Socket, o.Version, o.Logger = a.socket, buildVersion(), log
+			// What a command in another directory is told of it must still name it.
+			if o.ConfigPath, err = filepath.Abs(o.ConfigPath); err != nil {
+				return err
+			}
 			reload, stop := onHangup(c.Context())
 			defer stop()
 			o.Reload = reload

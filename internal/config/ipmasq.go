@@ -81,6 +81,43 @@ func (f *IPMasqFile) Load(path string) (m IPMasq, changed bool, err error) {
 	return f.last, true, f.err
 }
 
+// ipMasqKeys is the file as it is written.
+type ipMasqKeys struct {
+	CIDRs         []yaml.Node `yaml:"nonMasqueradeCIDRs"`
+	MasqLinkLocal bool        `yaml:"masqLinkLocal"`
+	Resync        yaml.Node   `yaml:"resyncInterval"`
+}
+
+// IPMasqKey reports whether key is one of the file's. Case does not count, as it does
+// not for the agents, which read the file as JSON by Go's encoding/json.
+func IPMasqKey(key string) bool { return ipMasqKey(key) != "" }
+
+func ipMasqKey(key string) string {
+	for _, known := range []string{"nonMasqueradeCIDRs", "masqLinkLocal", "resyncInterval"} {
+		if strings.EqualFold(key, known) {
+			return known
+		}
+	}
+	return ""
+}
+
+func (k *ipMasqKeys) read(text []byte) error {
+	var n yaml.Node
+	if err := yaml.Load(text, &n); err != nil {
+		return err
+	}
+	root := &n
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		root = n.Content[0]
+	}
+	for i := 0; root.Kind == yaml.MappingNode && i+1 < len(root.Content); i += 2 {
+		if known := ipMasqKey(root.Content[i].Value); known != "" {
+			root.Content[i].Value = known
+		}
+	}
+	return root.Load(k)
+}
+
 // ParseIPMasq reads an ip-masq-agent file from text; file names it in errors.
 // Empty text gives the built-in list; a file with other keys only has no list.
 func ParseIPMasq(file string, text []byte) (IPMasq, error) {
@@ -94,12 +131,8 @@ func ParseIPMasq(file string, text []byte) (IPMasq, error) {
 	if i := invalidUTF8(text); i >= 0 {
 		return IPMasq{}, fmt.Errorf("%s: is not UTF-8", file)
 	}
-	var raw struct {
-		CIDRs         []yaml.Node `yaml:"nonMasqueradeCIDRs"`
-		MasqLinkLocal bool        `yaml:"masqLinkLocal"`
-		Resync        yaml.Node   `yaml:"resyncInterval"`
-	}
-	if err := yaml.Load(text, &raw); err != nil {
+	var raw ipMasqKeys
+	if err := raw.read(text); err != nil {
 		return IPMasq{}, fmt.Errorf("%s: is not an ip-masq-agent file: %s", file, strings.Join(strings.Fields(err.Error()), " "))
 	}
 	if len(raw.CIDRs) > maxIPMasqCIDRs {

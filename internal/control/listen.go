@@ -15,7 +15,7 @@ import (
 // Closing the listener removes the socket.
 func Listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("control socket %s: %w; make the directory, or set control.socket", path, err)
+		return nil, fmt.Errorf("control socket %s: %w; %s", path, err, remedyOf(err, "make the directory, or set control.socket"))
 	}
 	// The lock, not the socket, says who is alive: it ends with its process,
 	// and between looking at a stale socket and replacing it nobody else can
@@ -25,7 +25,7 @@ func Listen(path string) (net.Listener, error) {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, inUse(path)
 		}
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, fmt.Errorf("control socket %s: %w; %s", path, err, remedyOf(err, "set control.socket to a path where one can be made"))
 	}
 	l, err := replace(path)
 	if err != nil {
@@ -33,6 +33,15 @@ func Listen(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return &listener{Listener: l, lock: lock}, nil
+}
+
+// remedyOf says what to do about an error: the usual one is that somebody who is not
+// root began the daemon.
+func remedyOf(err error, otherwise string) string {
+	if errors.Is(err, os.ErrPermission) {
+		return "run the daemon as root"
+	}
+	return otherwise
 }
 
 func inUse(path string) error {

@@ -157,6 +157,10 @@ func (a *account) arrive(name string) error {
 		}
 		return nil
 	}
+	if a.Snapshot.Routes.Local(a.p.Src) {
+		return fmt.Errorf("src: %s is the gateway's own address, and what its host itself sends never passes the gateway; if another host sends it all the same, name the interface that it arrives on with --in",
+			fib.Addr(a.p.Src))
+	}
 	_, hop := a.Snapshot.Routes.Lookup(a.p.Src, a.p.Dst, fib.NoPort, 0)
 	if hop.Type != fib.Forward {
 		return fmt.Errorf("in: no listed interface leads back to %s; name the one that the packet arrives on with --in", fib.Addr(a.p.Src))

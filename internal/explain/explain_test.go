@@ -304,6 +304,20 @@ func TestHostListens(t *testing.T) {
 	}
 }
 
+// TestOwnAddressAsSource: what the host itself sends meets no worker, which is said in
+// place of a verdict, unless the packet is said to arrive from elsewhere.
+func TestOwnAddressAsSource(t *testing.T) {
+	g, _, _ := live(t)
+	q := ask(t, "tcp 192.0.2.2:9999 192.0.2.9:22")
+	if _, err := Explain(g, q); err == nil || !strings.HasPrefix(err.Error(), "src: 192.0.2.2 is the gateway's own address") {
+		t.Errorf("got %v", err)
+	}
+	q.In = "eth0"
+	if e, err := Explain(g, q); err != nil || e.Verdict != "drop: own-source" {
+		t.Errorf("%s, %v\n%s", e.Verdict, err, steps(&e))
+	}
+}
+
 // TestNoWayBack: an answer that would be dropped is said to be.
 func TestNoWayBack(t *testing.T) {
 	g, b, _ := live(t)

@@ -281,5 +281,8 @@ func (c *Check) inWords(err error) error {
 		return fmt.Errorf("no answer within %v", c.Timeout)
 	}
 	text := err.Error()
-	return errors.New(text[strings.LastIndex(text, ": ")+1:])
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		text = text[i+len(": "):]
+	}
+	return errors.New(text)
 }

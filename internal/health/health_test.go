@@ -2,11 +2,14 @@ package health
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -181,5 +184,19 @@ func TestRemoved(t *testing.T) {
 	c.Set(map[Target]Check{{"web", at}: fast(TCP)}) // after Close: nothing
 	if _, ok := c.Report(Target{"web", at}); ok {
 		t.Error("a closed checker probes")
+	}
+}
+
+// The usual errors are told in few words, without the addresses that are known anyway.
+func TestErrorsInWords(t *testing.T) {
+	c := Check{Timeout: time.Second}
+	for want, err := range map[string]error{
+		"connection refused":     &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
+		"network is unreachable": &net.OpError{Op: "dial", Net: "tcp4", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)},
+		"EOF":                    io.EOF,
+	} {
+		if got := c.inWords(err).Error(); got != want {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }

@@ -19,6 +19,7 @@ var renamed = []struct{ old, new, history string }{
 	{"masquerade", "enable-ipv4-masquerade", "was renamed in Cilium 1.10; since 1.11 the agent ignores it, and masquerades"},
 	{"native-routing-cidr", "ipv4-native-routing-cidr", "was renamed in Cilium 1.11; since 1.12 the agent ignores it, and takes the cluster's pod network"},
 	{"node-port-mode", "bpf-lb-mode", "is an old name, which newer agents ignore"},
+	{"node-port-algorithm", "bpf-lb-algorithm", "is an old name, which newer agents ignore"},
 	{"ct-global-max-entries-tcp", "bpf-ct-global-tcp-max", "is an old name, which newer agents ignore"},
 	{"ct-global-max-entries-other", "bpf-ct-global-any-max", "is an old name, which newer agents ignore"},
 	{"tunnel", "routing-mode", "is an old name: newer agents ignore it and have routing-mode and tunnel-protocol"},
@@ -57,7 +58,7 @@ func (m *migration) cilium(n *yaml.Node) error {
 		c.keys[k.Value] = entry{k.Value, strings.TrimSpace(v.Value), k.Line}
 	}
 	c.rename()
-	for _, step := range []func() error{c.enabled, c.sources, c.exclusions, c.conntrack} {
+	for _, step := range []func() error{c.enabled, c.sources, c.exclusions, c.conntrack, c.dispatch} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -243,6 +244,22 @@ func (c *cilium) conntrack() error {
 	return nil
 }
 
+// dispatch is how Direct Server Return tells a backend of the service. Nothing uses it
+// until services are written.
+func (c *cilium) dispatch() error {
+	e, ok := c.get("bpf-lb-dsr-dispatch")
+	if !ok {
+		return nil
+	}
+	words := map[string]config.Dispatch{"opt": "option", "ipip": "ipip", "geneve": "geneve"}
+	d, ok := words[strings.ToLower(e.text)]
+	if !ok {
+		return c.refuse(e.line, e.name, "%q is none of opt, ipip, geneve", e.text)
+	}
+	c.Config.DSR.Dispatch = d
+	return nil
+}
+
 // nodes is about destinations that are nodes of the cluster.
 func (c *cilium) nodes() {
 	remote, e, err := c.flag("enable-remote-node-masquerade", false)
@@ -285,6 +302,9 @@ func isTrue(v string) bool { return v == "true" }
 var remarks = []remark{
 	{"routing-mode", func(v string) bool { return v != "native" && v != "disabled" }, "is not native: packets travelled in tunnels, and there are none here; the pod networks must be routed to the gateway"},
 	{"bpf-lb-mode", func(v string) bool { return v != "" }, "is about services, which are not carried over; masquerading does not depend on it here"},
+	{"bpf-lb-algorithm", func(v string) bool { return v != "" }, "becomes services[].algorithm; services are not carried over, write them"},
+	{"bpf-lb-maglev-table-size", func(v string) bool { return v != "16381" }, "is not 16381, the size of the table here: gateways and Cilium's nodes choose different backends"},
+	{"bpf-lb-maglev-hash-seed", func(v string) bool { return v != "" && v != "jlfvgnhc2kasufai" }, "is not Cilium's default, which is the seed here: gateways and Cilium's nodes choose different backends"},
 	{"enable-masquerade-to-route-source", isTrue, "the source came from the route; here it is the primary address of the interface that a packet leaves by, or those in masquerade.addresses"},
 	{"enable-ipv4-egress-gateway", isTrue, "egress gateway policies are not carried over; see masquerade.addresses"},
 	{"enable-egress-gateway", isTrue, "egress gateway policies are not carried over; see masquerade.addresses"},

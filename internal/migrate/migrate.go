@@ -120,10 +120,12 @@ func (m *migration) document(n *yaml.Node, text []byte) error {
 	}
 	kind := child(n, "kind")
 	switch {
-	case kind == nil && (child(n, "nonMasqueradeCIDRs") != nil || child(n, "masqLinkLocal") != nil):
+	case kind == nil && isIPMasq(n):
 		return m.ipMasq(n.Line, text)
 	case kind == nil && knowsCilium(n):
 		return m.cilium(n)
+	case kind == nil && isHelm(n):
+		return m.refuse(n.Line, "", "has values of Cilium's Helm chart; give what they render to: `kubectl -n kube-system get configmap cilium-config -o yaml`")
 	case kind == nil:
 		return m.refuse(n.Line, "", "is neither a ConfigMap, Cilium's keys, an ip-masq-agent file nor an IPPool")
 	case strings.HasSuffix(kind.Value, "List"):
@@ -134,6 +136,22 @@ func (m *migration) document(n *yaml.Node, text []byte) error {
 		return m.ipPool(n)
 	}
 	return m.refuse(kind.Line, "kind", "%s is none of ConfigMap and IPPool", kind.Value)
+}
+
+// isIPMasq reports whether a mapping is an ip-masq-agent file.
+func isIPMasq(n *yaml.Node) bool {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if config.IPMasqKey(n.Content[i].Value) {
+			return true
+		}
+	}
+	return false
+}
+
+// isHelm reports whether a mapping is a values file of Cilium's chart.
+func isHelm(n *yaml.Node) bool {
+	return slices.ContainsFunc([]string{"bpf", "enableIPv4Masquerade", "ipMasqAgent", "ipv4NativeRoutingCIDR", "kubeProxyReplacement", "routingMode"},
+		func(key string) bool { return child(n, key) != nil })
 }
 
 func (m *migration) list(items *yaml.Node) error {
@@ -155,7 +173,8 @@ func (m *migration) configMap(n *yaml.Node) error {
 		return m.refuse(n.Line, "data", "is missing")
 	}
 	for i := 0; i+1 < len(data.Content); i += 2 {
-		if value := data.Content[i+1]; strings.Contains(value.Value, "nonMasqueradeCIDRs") || strings.Contains(value.Value, "masqLinkLocal") {
+		value := data.Content[i+1]
+		if text := strings.ToLower(value.Value); strings.Contains(text, "nonmasqueradecidrs") || strings.Contains(text, "masqlinklocal") {
 			return m.ipMasq(value.Line, []byte(value.Value))
 		}
 	}
