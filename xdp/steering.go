@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -87,6 +88,7 @@ type Steering struct {
 	heartbeats []uint64
 	held       []uint64
 	peers      []uint64 // two slots a word
+	state      []uint64 // struct state of the C source
 	peerSeed   uint64
 
 	mu       sync.Mutex // guards what follows
@@ -196,9 +198,23 @@ func (s *Steering) load() error {
 	if s.held, err = s.words(s.maps.HeldPorts, s.config.HeldAddresses*heldWords); err != nil {
 		return err
 	}
+	if s.state, err = s.words(s.maps.State, stateWords); err != nil {
+		return err
+	}
+	s.changed() // generation 0 is that of empty slots
 	s.peers, err = s.words(s.maps.Peers, peerSlots/2)
 	return err
 }
+
+// Words of struct state of the C source.
+const (
+	stateGeneration = iota
+	stateServices
+	stateWords
+)
+
+// changed has the program forget what it remembers of addresses and routes.
+func (s *Steering) changed() { atomic.AddUint64(&s.state[stateGeneration], 1) }
 
 // size sets the number of entries of each map.
 func (s *Steering) size(maps map[string]*ebpf.MapSpec) {
@@ -223,7 +239,7 @@ func (s *Steering) shared() map[string]*ebpf.Map {
 		steerMapFragments: s.maps.Fragments, steerMapHeartbeats: s.maps.Heartbeats,
 		steerMapHeldPorts: s.maps.HeldPorts, steerMapPeers: s.maps.Peers, steerMapPorts: s.maps.Ports,
 		steerMapRoutes: s.maps.Routes, steerMapServices: s.maps.Services, steerMapSockets: s.maps.Sockets,
-		steerMapWaiting: s.maps.Waiting,
+		steerMapWaiting: s.maps.Waiting, steerMapState: s.maps.State, steerMapRecent: s.maps.Recent,
 	}
 }
 

@@ -48,9 +48,11 @@ const (
 	steerMapHeldPorts  = "held_ports"
 	steerMapPeers      = "peers"
 	steerMapPorts      = "ports"
+	steerMapRecent     = "recent"
 	steerMapRoutes     = "routes"
 	steerMapServices   = "services"
 	steerMapSockets    = "sockets"
+	steerMapState      = "state"
 	steerMapWaiting    = "waiting"
 	steerProgSteer     = "steer"
 	steerVarFirstSlot  = "first_slot"
@@ -117,9 +119,11 @@ type steerMapSpecs struct {
 	HeldPorts  *ebpf.MapSpec `ebpf:"held_ports"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Ports      *ebpf.MapSpec `ebpf:"ports"`
+	Recent     *ebpf.MapSpec `ebpf:"recent"`
 	Routes     *ebpf.MapSpec `ebpf:"routes"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Sockets    *ebpf.MapSpec `ebpf:"sockets"`
+	State      *ebpf.MapSpec `ebpf:"state"`
 	Waiting    *ebpf.MapSpec `ebpf:"waiting"`
 }
 
@@ -162,9 +166,11 @@ type steerMaps struct {
 	HeldPorts  *ebpf.Map `ebpf:"held_ports"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Ports      *ebpf.Map `ebpf:"ports"`
+	Recent     *ebpf.Map `ebpf:"recent"`
 	Routes     *ebpf.Map `ebpf:"routes"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Sockets    *ebpf.Map `ebpf:"sockets"`
+	State      *ebpf.Map `ebpf:"state"`
 	Waiting    *ebpf.Map `ebpf:"waiting"`
 }
 
@@ -177,9 +183,11 @@ func (m *steerMaps) Close() error {
 		m.HeldPorts,
 		m.Peers,
 		m.Ports,
+		m.Recent,
 		m.Routes,
 		m.Services,
 		m.Sockets,
+		m.State,
 		m.Waiting,
 	)
 }

@@ -97,6 +97,7 @@ func (s *Steering) SetAddress(addr uint32, kind AddressKind, held int) error {
 	if err := s.maps.Addresses.Put(addressKey(addr), &entry); err != nil {
 		return fmt.Errorf("address %s: %s: %w: at most %d addresses fit", ip4(addr), callMapUpdate, err, s.config.MaxAddresses)
 	}
+	s.changed()
 	return nil
 }
 
@@ -105,6 +106,7 @@ func (s *Steering) DeleteAddress(addr uint32) error {
 	if err := s.maps.Addresses.Delete(addressKey(addr)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("address %s: %s: %w", ip4(addr), callMapDelete, err)
 	}
+	s.changed()
 	return nil
 }
 
@@ -195,6 +197,7 @@ func (s *Steering) changeRoute(c routeChange) error {
 		if err := s.maps.Routes.Delete(routeKey(c.prefix)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("route %s: %s: %w", c.prefix, callMapDelete, err)
 		}
+		s.changed()
 		delete(s.routes, c.prefix)
 		return nil
 	}
@@ -205,6 +208,7 @@ func (s *Steering) changeRoute(c routeChange) error {
 	if err := s.maps.Routes.Put(routeKey(c.prefix), verdict); err != nil {
 		return fmt.Errorf("route %s: %s: %w: at most %d routes fit", c.prefix, callMapUpdate, err, s.config.MaxRoutes)
 	}
+	s.changed()
 	s.routes[c.prefix] = c.toWorker
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
@@ -39,6 +40,10 @@ func (s *Steering) SetServices(list []ServicePort) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wanted := make(map[ServicePort]bool, len(list))
+	// The program asks for services where there are any: what is counted is never
+	// fewer than there are.
+	s.list(len(s.services) + len(list))
+	defer func() { s.list(len(s.services)) }()
 	for _, p := range list {
 		wanted[p] = true
 		if s.services[p] {
@@ -60,3 +65,6 @@ func (s *Steering) SetServices(list []ServicePort) error {
 	}
 	return nil
 }
+
+// list tells the program how many services there may be.
+func (s *Steering) list(n int) { atomic.StoreUint64(&s.state[stateServices], uint64(n)) }

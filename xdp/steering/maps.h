@@ -169,6 +169,36 @@ struct {
 	__type(value, __u32);
 } routes SEC(".maps");
 
+// What Go says of the maps above, by plain aligned words.
+struct state {
+	__u64 generation; // counted up after every change of `addresses` and `routes`
+	__u64 services;   // entries of `services`; never fewer than there are
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct state);
+} state SEC(".maps");
+
+// Destinations that were found to be routed to a worker, so that the usual packet
+// needs neither `addresses` nor `routes`: each in the slot that it hashes to, with
+// the generation in its lower half.
+#define RECENT_SLOTS 2048
+
+struct recent {
+	__u64 slots[RECENT_SLOTS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct recent);
+} recent SEC(".maps");
+
 // Datagrams to a shared address, and where their first fragment went: the later
 // ones have no port to decide by and must follow it.
 struct datagram {

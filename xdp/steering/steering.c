@@ -24,6 +24,9 @@
 //   4. routed to an interface of Sluice's                   -> worker
 //   5. everything else                                      -> kernel
 //
+// What 4 gave a worker is remembered, and not looked up again until an address or
+// a route changes.
+//
 // A worker that is dead (no socket in the slot) or hung (its heartbeat is old)
 // gets nothing. Its frames are then dropped or passed to the kernel, as the
 // port's flags say; those for ports that NAT holds are always dropped, since
@@ -140,6 +143,20 @@ inline bool peered(__be32 local, __be32 peer, __u8 protocol)
 	return *(volatile __u32 *)&all->slots[x & 0xffff];
 }
 
+inline struct state *stated(void)
+{
+	__u32 index = 0;
+
+	return bpf_map_lookup_elem(&state, &index);
+}
+
+inline bool services_listed(void)
+{
+	struct state *now = stated();
+
+	return !now || *(volatile __u64 *)&now->services;
+}
+
 // service says whether e is about an address and port that a service has. A
 // service takes all of its port: sockets of the host are not asked for.
 inline bool service(const struct endpoints *e, __be32 local)
@@ -150,7 +167,8 @@ inline bool service(const struct endpoints *e, __be32 local)
 		.protocol = e->protocol,
 	};
 
-	return bpf_map_lookup_elem(&services, &key);
+	// A gateway that only masquerades has none.
+	return services_listed() && bpf_map_lookup_elem(&services, &key);
 }
 
 // host_socket says whether the host itself is the receiver of a packet to a
@@ -276,7 +294,9 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 	return to_kernel(fragment ? KERNEL_FRAGMENT : KERNEL_HOST_ADDRESS);
 }
 
-inline int by_route(struct xdp_md *ctx, struct port *self, __be32 destination)
+// by_route decides for a destination that is nobody's here, and remembers it in
+// slot as sighted, if it is a worker's.
+inline int by_route(struct xdp_md *ctx, struct port *self, __be32 destination, __u64 *slot, __u64 sighted)
 {
 	struct prefix prefix = { .length = 32, .address = destination };
 	__u32 *route = bpf_map_lookup_elem(&routes, &prefix);
@@ -285,7 +305,18 @@ inline int by_route(struct xdp_md *ctx, struct port *self, __be32 destination)
 		return to_kernel(KERNEL_NO_ROUTE);
 	if (*route != ROUTE_WORKER)
 		return to_kernel(KERNEL_ROUTED);
+	if (slot)
+		*slot = sighted;
 	return to_worker(ctx, self, WORKER_ROUTED, false);
+}
+
+// slot_of is where a destination is remembered on this CPU.
+inline __u64 *slot_of(__be32 destination)
+{
+	__u32 index = 0;
+	struct recent *all = bpf_map_lookup_elem(&recent, &index);
+
+	return all ? &all->slots[destination * 0x9e3779b1U >> 16 & (RECENT_SLOTS - 1)] : 0;
 }
 
 inline bool same_mac(const __u8 *a, const __u8 *b)
@@ -327,10 +358,12 @@ int steer(struct xdp_md *ctx)
 	struct iphdr *ip = (void *)(eth + 1);
 	__u32 index = port;
 	struct port *self = bpf_map_lookup_elem(&ports, &index);
+	struct state *present = stated();
 	struct address *address;
 	__be32 destination;
+	__u64 *slot, sighted;
 
-	if (!self || (void *)(eth + 1) > end)
+	if (!self || !present || (void *)(eth + 1) > end)
 		return to_kernel(KERNEL_TRUNCATED);
 	if (eth->h_proto != bpf_htons(ETH_P_IP))
 		return not_ipv4(ctx, self, eth, end);
@@ -347,9 +380,18 @@ int steer(struct xdp_md *ctx)
 	if (group_address(destination))
 		return to_kernel(KERNEL_MULTICAST);
 
+	// The generation is read before the maps: what they say may be newer than it,
+	// and is then forgotten with it, but never older. Between a change of theirs
+	// and the next generation there is the end of a system call, which no
+	// reordering of these loads reaches over.
+	sighted = (__u64)destination << 32 | (__u32) * (volatile __u64 *)&present->generation;
+	slot = slot_of(destination);
+	if (slot && *slot == sighted)
+		return to_worker(ctx, self, WORKER_ROUTED, false);
+
 	address = bpf_map_lookup_elem(&addresses, &destination);
 	if (!address)
-		return by_route(ctx, self, destination);
+		return by_route(ctx, self, destination, slot, sighted);
 	if (address->kind == ADDRESS_HOST)
 		return to_kernel(KERNEL_HOST_ADDRESS);
 	return to_nat_address(ctx, self, ip, end, address);
