@@ -26,8 +26,9 @@ type Forecast struct {
 }
 
 // Forecast says what MapFlow will return for a flow under these ports and this
-// behaviour; key and ext are as there. It makes nothing.
-func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, now conntrack.Tick) Forecast {
+// behaviour; key and ext are as there. It makes nothing. For a port to share it looks
+// at so many ports, and takes it that there is one where these are not all.
+func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, ports int, now conntrack.Tick) Forecast {
 	if ext == nil {
 		ext = pool.now(w, key.Src)
 	}
@@ -58,13 +59,13 @@ func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *c
 		}
 		w.ReleaseSource(source)
 	}
-	r.foretellPort(w, b, &c, target, &f, now)
+	r.foretellPort(w, b, &c, target, ports, &f, now)
 	return f
 }
 
 // foretellPort says which port a new mapping will have, in the order in which an
 // Allocator looks.
-func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.Claim, target *conntrack.Tuple, f *Forecast, now conntrack.Tick) {
+func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.Claim, target *conntrack.Tuple, ports int, f *Forecast, now conntrack.Tick) {
 	own, rest := r.classes(c.Proto, c.InsidePort)
 	if own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
 		f.Origin, f.Port = PortKept, c.InsidePort
@@ -80,15 +81,19 @@ func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.C
 		}
 	}
 	f.Origin = PortShared
-	if f.Reason == verdict.None && !(b.shares() && r.sharable(w, c, target, now)) {
+	if f.Reason == verdict.None && !(b.shares() && r.sharable(w, c, target, ports, now)) {
 		f.Reason = verdict.PortsExhausted
 	}
 }
 
-// sharable reports whether any port can be shared.
-func (r PortRange) sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) bool {
+// sharable reports whether any port can be shared, or one that is not among the
+// first of so many could.
+func (r PortRange) sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, ports int, now conntrack.Tick) bool {
 	r = r.shareable(c.Proto)
 	for port := int(r.Low); port <= int(r.High); port++ {
+		if ports--; ports < 0 {
+			return true
+		}
 		if c.Port = uint16(port); sharable(w, c, target, now) != nil {
 			return true
 		}

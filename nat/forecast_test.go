@@ -45,7 +45,7 @@ func TestForecast(t *testing.T) {
 			}
 			before := table.Count()
 			key := conntrack.Tuple{Src: inside, SrcPort: port, Dst: 1, DstPort: 2, Proto: proto}
-			f := ports.Forecast(w, Behaviour{}, pool, ext, &key, &key, 1)
+			f := ports.Forecast(w, Behaviour{}, pool, ext, &key, &key, 0, 1)
 			if table.Count() != before {
 				t.Fatalf("seed %d: the forecast left something behind", seed)
 			}
@@ -76,7 +76,7 @@ func TestForecast(t *testing.T) {
 			t.Errorf("%s: only %d times", what, met[what])
 		}
 	}
-	if f := DefaultPorts.Forecast(nil, Behaviour{}, nil, nil, &conntrack.Tuple{}, nil, 1); f.Reason != verdict.NoExternalAddress {
+	if f := DefaultPorts.Forecast(nil, Behaviour{}, nil, nil, &conntrack.Tuple{}, nil, 0, 1); f.Reason != verdict.NoExternalAddress {
 		t.Errorf("no pool: %+v", f)
 	}
 }

@@ -46,6 +46,6 @@ func (r PortRange) ForecastService(w *conntrack.Worker, ext *conntrack.External,
 		return f
 	}
 	c := conntrack.Claim{Proto: proto, Inside: client, InsidePort: port, External: ext, Service: service}
-	r.foretellPort(w, Behaviour{}, &c, nil, &f, w.Now())
+	r.foretellPort(w, Behaviour{}, &c, nil, 0, &f, w.Now())
 	return f
 }

@@ -44,8 +44,9 @@ type Decision struct {
 	Backend *dsr.Backend
 	Return  ReturnPath // of the answers
 
-	now  conntrack.Tick // in
-	asks bool           // in: nothing will begin by this decision
+	now     conntrack.Tick // in
+	asks    bool           // in: nothing will begin by this decision
+	hurried bool           // in: a worker asks, between packets
 
 	Routed bool    // Hop was looked up
 	Hop    fib.Hop // the way out to Target's destination

@@ -118,7 +118,7 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 	case d.Maps && packet.Portless(p.Proto):
 		o.Mapping = s.forecastAddress(d, flows, p, now)
 	case d.Maps:
-		o.Mapping = s.Ports.Forecast(flows, s.Behaviour, s.Pools[d.Hop.Port], d.External, &arriving, &d.Target, now)
+		o.Mapping = s.Ports.Forecast(flows, s.Behaviour, s.Pools[d.Hop.Port], d.External, &arriving, &d.Target, s.portsToForesee(d), now)
 	}
 	if d.Maps {
 		if o.Reason = o.Mapping.Reason; o.Reason != verdict.None {
@@ -137,6 +137,15 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 	if c := flows.Table().Count(); c.Flows >= c.FlowCapacity {
 		o.Reason = verdict.FlowTableFull
 	}
+}
+
+// portsToForesee is how many ports a forecast may look at for sharing. Where a worker
+// asks, for a trace, other packets wait behind the one at hand.
+func (s *Snapshot) portsToForesee(d *Decision) int {
+	if d.hurried {
+		return searchSlice
+	}
+	return 1 << 16
 }
 
 // leaves decides on the way out, as forward does.

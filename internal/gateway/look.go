@@ -173,6 +173,7 @@ func (w *Worker) foresee(t *scratch) {
 			r.Outcome.Flow = &r.Found
 		}
 	default:
+		r.Outcome.Decision.hurried = true
 		w.snapshot.foretell(&r.Outcome, &r.Found, w.flows, r.In, p, w.now)
 	}
 	r.HasFlow = r.Outcome.Flow != nil

@@ -6,6 +6,7 @@ import (
 
 	"sluice/conntrack"
 	"sluice/internal/fib"
+	"sluice/internal/filter"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -314,5 +315,26 @@ func TestSearchAllocs(t *testing.T) {
 	}
 	if r.worker.counters.SearchesHeld < searched+8 {
 		t.Error("nothing was held")
+	}
+}
+
+// TestTraceIsHurried: what a trace foretells of a packet costs the packets behind it
+// no look at all ports; an explanation knows.
+func TestTraceIsHurried(t *testing.T) {
+	r := exhausted(t, nat.Behaviour{Overload: true})
+	frame := from{src: client2, dst: server, sport: 4000, dport: 53}.udp(t)
+	var p packet.Packet
+	if why := packet.Parse(frame, &p); why != verdict.None {
+		t.Fatal(why)
+	}
+	if o := r.pointer.Load().DryRun(r.worker.flows, insidePort, &p, r.now); o.Reason != verdict.PortsExhausted {
+		t.Errorf("an explanation says %v", o.Reason)
+	}
+	trace := NewTrace(&filter.Filter{}, 1, 10)
+	r.worker.SetTrace(trace)
+	r.send(insidePort, frame)
+	var record TraceRecord
+	if !trace.Read(0, &record) || record.Fate != Searching || record.Outcome.Mapping.Origin != nat.PortShared || record.Outcome.Reason != verdict.None {
+		t.Errorf("the trace says %+v", &record)
 	}
 }
