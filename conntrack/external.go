@@ -131,6 +131,18 @@ func (x *External) Held(proto uint8, port uint16) bool {
 // it gives up (RFC 6888 REQ-13). A from outside means lo. Another worker may claim the port
 // before the caller does.
 func (x *External) NextFree(proto uint8, from, lo, hi uint16) (port uint16, ok bool) {
+	return x.nextFree(proto, ^uint64(0), from, lo, hi)
+}
+
+// NextFreeLike is NextFree among the ports that are even as port like is, or odd.
+func (x *External) NextFreeLike(proto uint8, like, from, lo, hi uint16) (port uint16, ok bool) {
+	return x.nextFree(proto, evenPorts<<(like&1), from, lo, hi)
+}
+
+// evenPorts are those of 64 ports that are even.
+const evenPorts uint64 = 0x5555_5555_5555_5555
+
+func (x *External) nextFree(proto uint8, among uint64, from, lo, hi uint16) (port uint16, ok bool) {
 	space, known := portSpace(proto)
 	if !known || lo > hi {
 		return 0, false
@@ -138,17 +150,18 @@ func (x *External) NextFree(proto uint8, from, lo, hi uint16) (port uint16, ok b
 	if from < lo || from > hi {
 		from = lo
 	}
-	if port, ok = x.firstFree(space, from, hi); !ok && from > lo {
-		port, ok = x.firstFree(space, lo, from-1)
+	if port, ok = x.firstFree(space, among, from, hi); !ok && from > lo {
+		port, ok = x.firstFree(space, among, lo, from-1)
 	}
 	return port, ok
 }
 
-// firstFree returns the lowest free port of [lo, hi], 64 at a time.
-func (x *External) firstFree(space int, lo, hi uint16) (uint16, bool) {
+// firstFree returns the lowest free port of [lo, hi], 64 at a time, of which those
+// that among has may be taken.
+func (x *External) firstFree(space int, among uint64, lo, hi uint16) (uint16, bool) {
 	held := x.held[space*portWords:][:portWords]
 	for i := int(lo) / 64; i <= int(hi)/64; i++ {
-		free := ^(atomic.LoadUint64(&held[i]) | x.reserved[space][i].Load())
+		free := among &^ (atomic.LoadUint64(&held[i]) | x.reserved[space][i].Load())
 		if i == int(lo)/64 {
 			free &= ^uint64(0) << (lo % 64)
 		}

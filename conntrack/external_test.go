@@ -48,17 +48,21 @@ func TestNextFree(t *testing.T) {
 		hi := lo + uint16(rapid.IntRange(0, int(base+size-1-lo)).Draw(t, "hi"))
 		from := base + uint16(rapid.IntRange(0, int(size)-1).Draw(t, "from"))
 		want, found := uint16(0), false
+		like, alike := rapid.Uint16Range(0, 1).Draw(t, "like"), rapid.Bool().Draw(t, "alike")
 		start := from
 		if start < lo || start > hi {
 			start = lo
 		}
 		for i := 0; i <= int(hi-lo) && !found; i++ {
 			p := lo + uint16((int(start-lo)+i)%(int(hi-lo)+1))
-			if !used[p] && !reserved[p] {
+			if !used[p] && !reserved[p] && (!alike || p%2 == like) {
 				want, found = p, true
 			}
 		}
 		got, ok := x.NextFree(packet.ProtoTCP, from, lo, hi)
+		if alike {
+			got, ok = x.NextFreeLike(packet.ProtoTCP, 1000+like, from, lo, hi)
+		}
 		if ok != found || got != want && ok {
 			t.Fatalf("NextFree(%d, %d, %d) = %d, %v; want %d, %v", from, lo, hi, got, ok, want, found)
 		}

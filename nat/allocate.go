@@ -27,8 +27,7 @@ func (r PortRange) within(low, high uint16) PortRange {
 
 // classes divides the ports of proto into those where a mapping of an inside
 // port belongs, and the rest, either of which may be empty. RFC 4787 REQ-3a: the
-// well-known ports map among themselves, and so do the others. The parity of
-// REQ-4 is not kept once the port itself is not (RFC 7857 section 8).
+// well-known ports map among themselves, and so do the others.
 func (r PortRange) classes(proto uint8, inside uint16) (own, rest PortRange) {
 	if proto == packet.ProtoICMP {
 		return identifiers, PortRange{1, 0}
@@ -100,7 +99,8 @@ func (a *Allocator) MapFrom(w *conntrack.Worker, pool *Pool, proto uint8, inside
 // REQ-1), and no other endpoint has its port (RFC 4787 REQ-3, RFC 5382 REQ-7).
 // For ICMP echo, port is the identifier (RFC 5508 REQ-1a).
 //
-// The inside port is kept where it is free and in the range; otherwise the next
+// The inside port is kept where it is free and in the range (but see
+// Behaviour.Random); otherwise the next
 // free one is taken from a random start, over the whole range; and where none is
 // free, one that still rests (see conntrack.External.LongestResting). So this
 // fails with PortsExhausted when no port is free, and never by chance; and it
@@ -192,17 +192,14 @@ func (a *Allocator) claim(w *conntrack.Worker, c *conntrack.Claim, now conntrack
 func (a *Allocator) candidate(w *conntrack.Worker, c *conntrack.Claim, keep bool, now conntrack.Tick) bool {
 	own, rest := a.ports.classes(c.Proto, c.InsidePort)
 	c.Early = false
-	if keep && own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
+	if keep && !a.behaviour.Random && own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
 		c.Port = c.InsidePort
 		return true
 	}
 	for _, r := range [2]PortRange{own, rest} {
-		if !r.empty() {
-			port, ok := c.External.NextFree(c.Proto, a.within(r), r.Low, r.High)
-			if ok {
-				c.Port = port
-				return true
-			}
+		if port, ok := a.free(c, r); ok {
+			c.Port = port
+			return true
 		}
 	}
 	for _, r := range [2]PortRange{own, rest} {
@@ -215,6 +212,22 @@ func (a *Allocator) candidate(w *conntrack.Worker, c *conntrack.Claim, keep bool
 		}
 	}
 	return false
+}
+
+// free is a free port of r, from a random one on. UDP keeps the parity of the inside
+// port while a port has it (RFC 4787 REQ-4): RTP has even ports, its RTCP odd ones. It
+// is given up where ports are to be hard to guess (RFC 7857 8).
+func (a *Allocator) free(c *conntrack.Claim, r PortRange) (port uint16, ok bool) {
+	if r.empty() {
+		return 0, false
+	}
+	from := a.within(r)
+	if c.Proto == packet.ProtoUDP && !a.behaviour.Random {
+		if port, ok = c.External.NextFreeLike(c.Proto, c.InsidePort, from, r.Low, r.High); ok {
+			return port, ok
+		}
+	}
+	return c.External.NextFree(c.Proto, from, r.Low, r.High)
 }
 
 // within is a random port of r, which is not empty: where a search begins (RFC

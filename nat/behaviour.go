@@ -44,6 +44,10 @@ type Behaviour struct {
 	// mappings made then, which have one flow each. Strangers that filtering
 	// lets in reach the endpoint that had the port first.
 	Overload bool
+
+	// Random has every mapping get a port that is searched for: none keeps its
+	// inside port (RFC 6056, RFC 7857 9).
+	Random bool
 }
 
 // The words of the behaviours, as the configuration has them.

@@ -17,7 +17,7 @@ func TestRacingBehaviours(t *testing.T) {
 	for mapping := range MappingBehaviour(3) {
 		for filtering := range FilteringBehaviour(3) {
 			for _, scarce := range []bool{false, true} {
-				how := Behaviour{mapping, filtering, scarce}
+				how := Behaviour{Mapping: mapping, Filtering: filtering, Overload: scarce}
 				t.Run(fmt.Sprintf("%v mapping, %v filtering, scarce %v", mapping, filtering, scarce), func(t *testing.T) {
 					raceBehaviour(t, how, scarce)
 				})

@@ -191,7 +191,7 @@ func TestBehavioursAgainstModel(t *testing.T) {
 	for mapping := range MappingBehaviour(3) {
 		for filtering := range FilteringBehaviour(3) {
 			for _, overload := range []bool{false, true} {
-				how := Behaviour{mapping, filtering, overload}
+				how := Behaviour{Mapping: mapping, Filtering: filtering, Overload: overload}
 				t.Run(fmt.Sprintf("%v mapping, %v filtering, overload %v", mapping, filtering, overload), func(t *testing.T) {
 					rapid.Check(t, func(rt *rapid.T) { runBehaviour(rt, how) })
 				})
@@ -243,7 +243,7 @@ func TestMapFlowAllocs(t *testing.T) {
 			b := newBench(t, 1, 1024)
 			a, w, pool := b.allocs[0], b.workers[0], NewPool(b.external)
 			a.SetPorts(PortRange{5000, 5000})
-			a.SetBehaviour(Behaviour{mapping, filtering, true})
+			a.SetBehaviour(Behaviour{Mapping: mapping, Filtering: filtering, Overload: true})
 			if n := testing.AllocsPerRun(100, func() {
 				key := conntrack.Tuple{Src: 1, SrcPort: 2, Dst: 3, DstPort: 4, Proto: packet.ProtoUDP}
 				var search Search

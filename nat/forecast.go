@@ -67,7 +67,7 @@ func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *c
 // Allocator looks.
 func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.Claim, target *conntrack.Tuple, ports int, f *Forecast, now conntrack.Tick) {
 	own, rest := r.classes(c.Proto, c.InsidePort)
-	if own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
+	if !b.Random && own.contains(c.InsidePort) && w.Available(c.External, c.Proto, c.InsidePort, c.Inside, c.InsidePort, now) {
 		f.Origin, f.Port = PortKept, c.InsidePort
 		return
 	}

@@ -38,7 +38,7 @@ func (a *Allocator) MapService(w *conntrack.Worker, ext *conntrack.External, ser
 }
 
 // ForecastService is Forecast for MapService.
-func (r PortRange) ForecastService(w *conntrack.Worker, ext *conntrack.External, service uint16, proto uint8, client uint32, port uint16) Forecast {
+func (r PortRange) ForecastService(w *conntrack.Worker, b Behaviour, ext *conntrack.External, service uint16, proto uint8, client uint32, port uint16) Forecast {
 	f := Forecast{External: ext}
 	if m := w.FindServiceMapping(service, proto, client, port, ext); m != nil {
 		_, f.Port = m.External()
@@ -46,6 +46,6 @@ func (r PortRange) ForecastService(w *conntrack.Worker, ext *conntrack.External,
 		return f
 	}
 	c := conntrack.Claim{Proto: proto, Inside: client, InsidePort: port, External: ext, Service: service}
-	r.foretellPort(w, Behaviour{}, &c, nil, 0, &f, w.Now())
+	r.foretellPort(w, Behaviour{Random: b.Random}, &c, nil, 0, &f, w.Now())
 	return f
 }

@@ -56,9 +56,11 @@ type Masquerade struct {
 	LinkLocal          bool       `yaml:"masquerade-link-local"`
 	Addresses          []External `yaml:"addresses"`
 	PortRange          PortRange  `yaml:"port-range"`
+	PortAssignment     Assignment `yaml:"port-assignment"`
 	Mapping            Mapping    `yaml:"mapping"`
 	Filtering          Mapping    `yaml:"filtering"`
 	Overload           bool       `yaml:"overload-when-exhausted"`
+	InboundRefresh     bool       `yaml:"inbound-refresh"`
 	Hairpin            bool       `yaml:"hairpin"`
 	MaxFlowsPerSource  int        `yaml:"max-flows-per-source"` // 0: unlimited
 	MSSClamp           MSSClamp   `yaml:"mss-clamp"`
@@ -202,8 +204,10 @@ func Default() *Config {
 			Enabled:        true,
 			Addresses:      []External{{Auto: true}},
 			PortRange:      PortRange{First: 1024, Last: math.MaxUint16},
+			PortAssignment: PortPreserve,
 			Mapping:        EndpointIndependent,
 			Filtering:      AddressAndPortDependent,
+			InboundRefresh: true,
 			Hairpin:        true,
 			TCPPickup:      PickupOff,
 			IPOptions:      OptionsPass,

@@ -55,6 +55,17 @@ func (Mapping) words() []string {
 	return []string{"endpoint-independent", "address-dependent", "address-and-port-dependent"}
 }
 
+// Assignment says how the external port of a mapping is chosen.
+type Assignment string
+
+// The assignments.
+const (
+	PortPreserve Assignment = "preserve"
+	PortRandom   Assignment = "random"
+)
+
+func (Assignment) words() []string { return []string{"preserve", "random"} }
+
 // Pickup says whether connections are adopted that began before the gateway did.
 type Pickup string
 

@@ -297,7 +297,7 @@ func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gate
 	s := &gateway.Snapshot{
 		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols), Host: p.host,
 		Behaviour: behaviour(m),
-		Ports:     nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, DropOptions: m.IPOptions == config.OptionsDrop,
+		Ports:     nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, OutboundUDP: !m.InboundRefresh, DropOptions: m.IPOptions == config.OptionsDrop,
 		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
 	}
 	for i := range p.config.Interfaces {

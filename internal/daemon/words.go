@@ -99,5 +99,7 @@ func macString(mac [6]byte) string { return net.HardwareAddr(mac[:]).String() }
 
 // behaviour is how mappings are made, as configured.
 func behaviour(m *config.Masquerade) nat.Behaviour {
-	return nat.ConfiguredBehaviour(string(m.Mapping), string(m.Filtering), m.Overload)
+	b := nat.ConfiguredBehaviour(string(m.Mapping), string(m.Filtering), m.Overload)
+	b.Random = m.PortAssignment == config.PortRandom
+	return b
 }

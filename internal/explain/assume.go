@@ -23,6 +23,7 @@ func Assume(c *config.Config, policy *nat.Policy, roles [gateway.MaxPorts]gatewa
 		Behaviour: nat.ConfiguredBehaviour(string(c.Masquerade.Mapping), string(c.Masquerade.Filtering), c.Masquerade.Overload),
 		Ports:     nat.PortRange{Low: c.Masquerade.PortRange.First, High: c.Masquerade.PortRange.Last},
 	}
+	s.Behaviour.Random = c.Masquerade.PortAssignment == config.PortRandom
 	cfg := conntrack.Config{MaxFlows: 1024, Workers: 1, Timeouts: conntrack.DefaultTimeouts()}
 	table, err := conntrack.New(make([]byte, conntrack.Size(cfg)), cfg)
 	if err != nil {

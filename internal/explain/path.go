@@ -210,6 +210,8 @@ func (a *account) tellPort(m *nat.Forecast) {
 		a.decide(stageTranslate, line, "%s %d is kept, where it is free", what, m.Port)
 	case m.Origin == nat.PortKept:
 		a.decide(stageTranslate, line, "%s %d is free and is kept", what, m.Port)
+	case a.Snapshot.Behaviour.Random:
+		a.decide(stageTranslate, a.Config.Line("masquerade.port-assignment"), "a free %s is searched for, from a random start (masquerade.port-assignment: random)", what)
 	case m.External.Holds(a.p.Proto, a.p.SrcPort):
 		a.decide(stageTranslate, 0, "%s %d is taken by another mapping"+searched, what, a.p.SrcPort)
 	case m.External.Resting(a.p.Proto, a.p.SrcPort):

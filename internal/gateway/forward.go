@@ -68,6 +68,10 @@ func (w *Worker) account(p *packet.Packet, flow *conntrack.Flow, dir conntrack.D
 	case p.Is(packet.FlagLaterFragment):
 		flow.Count(dir, p.Length())
 	case w.flows.Update(flow, dir, p):
+		if w.snapshot.OutboundUDP && dir == conntrack.Reply && p.Proto == packet.ProtoUDP && flow.Kind() == conntrack.Masquerade {
+			flow.Count(dir, p.Length()) // RFC 7857 7
+			return
+		}
 		flow.Touch(dir, p.Length(), w.now)
 	default:
 		flow.Count(dir, p.Length())

@@ -131,6 +131,44 @@ func TestRefresh(t *testing.T) {
 	}
 }
 
+// TestOutboundRefresh: RFC 4787 REQ-6, RFC 7857 7. Where inbound packets do not
+// refresh, they pass and are counted, and what the inside host sends alone puts off the
+// end of its UDP flow; TCP and the flows of other kinds do not change.
+func TestOutboundRefresh(t *testing.T) {
+	timeout := conntrack.DefaultTimeouts().UDP
+	out := from{src: client, dst: server, sport: 4000, dport: 53}
+	back := from{src: server, dst: external, sport: 53, dport: 4000}
+	for _, inbound := range []bool{true, false} {
+		r := newRig(t, func(_ *rig, s *Snapshot) { s.OutboundUDP = !inbound })
+		r.send(insidePort, out.udp(t))
+		r.one(outsidePort)
+		r.send(outsidePort, back.udp(t))
+		r.one(insidePort)
+		for range 3 {
+			r.now += timeout / 2
+			r.send(outsidePort, back.udp(t))
+			if n := len(r.ports[insidePort].sent()); n != 1 && inbound {
+				t.Fatalf("an answer did not pass; drops %v", r.allDrops())
+			}
+		}
+		r.sweep()
+		if n := r.table.Count().Flows; (n == 1) != inbound {
+			t.Errorf("inbound packets refresh: %v, and %d flows are left", inbound, n)
+		}
+	}
+	r := newRig(t, func(_ *rig, s *Snapshot) { s.OutboundUDP = true })
+	r.send(insidePort, out.udp(t))
+	r.send(outsidePort, back.udp(t))
+	for range 3 {
+		r.now += timeout
+		r.send(insidePort, out.udp(t))
+	}
+	flow, _ := r.worker.flows.Find(conntrack.Tuple{Src: client, Dst: server, SrcPort: 4000, DstPort: 53, Proto: packet.ProtoUDP}, r.now)
+	if flow == nil || flow.State() != conntrack.UDPReplied || flow.Packets(conntrack.Reply) != 1 || flow.Packets(conntrack.Original) != 4 {
+		t.Errorf("the flow is %+v", flow)
+	}
+}
+
 // TestHairpinnedError: RFC 5508 REQ-7. An inside host answers a hairpinned packet
 // with an error; its sender gets it from the external address that it wrote
 // to, about the packet that it sent.

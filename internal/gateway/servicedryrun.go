@@ -56,7 +56,7 @@ func (s *Snapshot) beginsBalanced(o *Outcome, flows *conntrack.Worker, p *packet
 		}
 		d.Kind, d.Return = conntrack.ServiceSNAT, ReturnTaken
 	}
-	o.Mapping = s.Ports.ForecastService(flows, x, uint16(d.Service.ID), p.Proto, p.Src, p.SrcPort)
+	o.Mapping = s.Ports.ForecastService(flows, s.Behaviour, x, uint16(d.Service.ID), p.Proto, p.Src, p.SrcPort)
 	if o.Reason = o.Mapping.Reason; o.Reason != verdict.None {
 		return false
 	}

@@ -30,6 +30,7 @@ type Snapshot struct {
 	Host   *nat.HostPeers // with whom the host itself speaks such protocols
 
 	Hairpin     bool // masquerade.hairpin
+	OutboundUDP bool // masquerade.inbound-refresh: false
 	DropOptions bool // masquerade.ip-options: drop
 	PickUp      bool // masquerade.tcp-pickup: outbound
 
