@@ -26,10 +26,10 @@ type app struct {
 func newRoot(a *app) *cobra.Command {
 	root := group(&cobra.Command{
 		Use:   "sluice",
-		Short: "A userspace NAT gateway on AF_XDP",
-		Long: `Sluice is a NAT gateway in user space: an XDP program steers packets from the
-network interfaces into AF_XDP sockets, and workers track, translate and forward
-them.`,
+		Short: "A NAT and load-balancing gateway in user space, on AF_XDP",
+		Long: `Sluice is a NAT and load-balancing gateway in user space: an XDP program steers packets
+from the network interfaces into AF_XDP sockets, and workers track, translate, balance
+and forward them.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	})
