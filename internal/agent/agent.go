@@ -43,6 +43,7 @@ type Agent struct {
 	forwards   bool         // the kernel lets programs look routes up
 	flows      int          // at the last expiry
 	problem    string       // what could not be followed
+	taken      []string     // interfaces whose programs another process took off
 }
 
 const (
@@ -191,6 +192,11 @@ func (a *Agent) keepUp() {
 		a.log.Error("the node could not be followed", "error", problem)
 	}
 	a.problem = problem
+	taken := a.takenOff()
+	if len(taken) > 0 && !slices.Equal(taken, a.taken) {
+		a.log.Error("the DSR agent's programs were taken off", "interfaces", taken)
+	}
+	a.taken = taken
 }
 
 // Apply puts another configuration into force. After an error the old one is. The
@@ -222,6 +228,7 @@ type Status struct {
 	Interfaces      []string     // where requests are learned from
 	ReplyInterfaces []string     // where replies are translated
 	Missing         []string     // listed, and not there
+	TakenOff        []string     // interfaces whose programs another process took off
 	Unresolved      []netip.Addr // trusted gateways of which no MAC is known
 	StrictFilter    []string     // interfaces of requests with rp_filter 1
 	SourceRules     bool         // routing rules ask for the source: replies are looked up again
@@ -239,7 +246,7 @@ func (a *Agent) Status() Status {
 	defer a.mu.Unlock()
 	s := Status{
 		Interfaces: slices.Clone(a.config.Interfaces), ReplyInterfaces: slices.Clone(a.replies),
-		Missing: slices.Clone(a.missing), Unresolved: slices.Clone(a.unresolved), StrictFilter: slices.Clone(a.strict),
+		Missing: slices.Clone(a.missing), TakenOff: slices.Clone(a.taken), Unresolved: slices.Clone(a.unresolved), StrictFilter: slices.Clone(a.strict),
 		SourceRules: a.rules, NoLookup: a.rules && !a.forwards,
 		Hook: "tcx", Pinned: a.pins != "", Where: string(a.pins), Flows: a.flows, MaxFlows: a.config.MaxFlows, Problem: a.problem,
 	}

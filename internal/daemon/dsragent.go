@@ -238,6 +238,10 @@ func agentProblems(s *agent.Status) (list []control.Degradation) {
 	for _, name := range s.Missing {
 		add("bring it up, or correct dsr-agent", "interface %s is not there", name)
 	}
+	if len(s.TakenOff) > 0 {
+		add("attach them again: `systemctl restart sluice`",
+			"its programs were taken off %s (`sluice detach` does that): requests keep the option, and replies leave with the backend's address", strings.Join(s.TakenOff, ", "))
+	}
 	for _, addr := range s.Unresolved {
 		add("see whether it runs and `ip neigh` shows it; behind a router, list the router's MAC", "trusted gateway %s does not answer ARP: it is not believed", addr)
 	}
