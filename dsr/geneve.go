@@ -87,7 +87,7 @@ func EncapsulateGeneve(b []byte, src, dst uint32, srcPort uint16, vip uint32, po
 // DecapsulateGeneve returns where in an IPv4 packet the frame inside begins, and
 // the service that an option names; vip is 0 where none does. ok is false where it
 // is no Geneve packet of Cilium's kind, or has a critical option that is unknown
-// (RFC 8926 3.5.1).
+// (RFC 8926 3.5).
 func DecapsulateGeneve(p []byte) (at int, vip uint32, port uint16, ok bool) {
 	n, ok := outerHeader(p, packet.ProtoUDP)
 	if !ok || len(p) < n+udpLen+geneveHeader || binary.BigEndian.Uint16(p[n+2:]) != GenevePort {

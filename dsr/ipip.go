@@ -48,12 +48,36 @@ func (d Dispatch) Bare() int {
 	return 0
 }
 
+// Wraps reports whether a packet from the gateway to a backend, of an IP protocol
+// and to a port of it, is one that carries a client's in outer headers.
+func (d Dispatch) Wraps(proto uint8, port uint16) bool {
+	switch d {
+	case IPIP:
+		return proto == packet.ProtoIPIP
+	case Geneve:
+		return proto == packet.ProtoUDP && port == GenevePort
+	}
+	return false
+}
+
+// Inside returns where in an IPv4 packet the one begins that its outer headers
+// carry, the beginning of which must be there.
+func (d Dispatch) Inside(p []byte) (at int, ok bool) {
+	switch d {
+	case IPIP:
+		return DecapsulateIPIP(p)
+	case Geneve:
+		at, _, _, ok = DecapsulateGeneve(p)
+		return at + ethernet, ok
+	}
+	return 0, false
+}
+
 const (
 	// IPIPLen is the length of the outer header in bytes.
 	IPIPLen = 20
 
-	protoIPIP = 4
-	outerTTL  = 64
+	outerTTL = 64
 )
 
 // EncapsulateIPIP puts an outer header before the packet in a frame: from src, the
@@ -72,7 +96,7 @@ func EncapsulateIPIP(b []byte, src, dst uint32) {
 	binary.BigEndian.PutUint16(h[2:], binary.BigEndian.Uint16(inner[2:])+IPIPLen)
 	copy(h[4:6], inner[4:6])
 	binary.BigEndian.PutUint16(h[6:], binary.BigEndian.Uint16(inner[6:])&dontFragment)
-	finishOuter(h, outerTTL, protoIPIP, src, dst)
+	finishOuter(h, outerTTL, packet.ProtoIPIP, src, dst)
 }
 
 // finishOuter writes the second half of an outer header.
@@ -86,7 +110,7 @@ func finishOuter(h []byte, ttl, proto uint8, src, dst uint32) {
 // DecapsulateIPIP returns where in an IPv4 packet the packet inside begins. ok is
 // false where there is none, or a fragment of one.
 func DecapsulateIPIP(p []byte) (at int, ok bool) {
-	n, ok := outerHeader(p, protoIPIP)
+	n, ok := outerHeader(p, packet.ProtoIPIP)
 	if !ok || len(p) < n+baseHeader || p[n]>>4 != 4 {
 		return 0, false
 	}

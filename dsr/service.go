@@ -157,6 +157,7 @@ type Table struct {
 	backends []*Backend // by BackendID
 	keys     set[uint64, *Service]
 	vips     set[uint32, struct{}]
+	behind   set[uint32, struct{}] // addresses of backends
 }
 
 // New makes the table of services. ids gives out their numbers; what Maglev tables
@@ -166,6 +167,11 @@ func New(services []ServiceConfig, ids *Ids, previous *Table, affinity *Affinity
 	t := &Table{}
 	t.keys.grow(len(services))
 	t.vips.grow(len(services))
+	n := 0
+	for i := range services {
+		n += len(services[i].Backends)
+	}
+	t.behind.grow(n)
 	for i := range services {
 		c := &services[i]
 		s, err := t.add(c, ids)
@@ -206,6 +212,7 @@ func (t *Table) add(c *ServiceConfig, ids *Ids) (*Service, error) {
 			Weight: b.Weight, Agent: b.Agent, State: b.State, Line: b.Line}
 		s.Backends = append(s.Backends, out)
 		t.backends = place(t.backends, int(out.ID), out)
+		t.behind.put(b.Address, struct{}{})
 	}
 	return s, nil
 }
@@ -276,6 +283,15 @@ func (t *Table) IsVIP(addr uint32) bool {
 		return false
 	}
 	_, ok := t.vips.get(addr)
+	return ok
+}
+
+// IsBackend reports whether any backend has this address.
+func (t *Table) IsBackend(addr uint32) bool {
+	if t == nil {
+		return false
+	}
+	_, ok := t.behind.get(addr)
 	return ok
 }
 

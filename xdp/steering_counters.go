@@ -25,7 +25,7 @@ var steeringReasons = [steerReasonREASONS]struct{ name, text string }{
 	steerReasonWORKER_SERVICE:      {"worker-service", "for a service, or an ICMP error about a packet from one"},
 	steerReasonWORKER_HELD_PORT:    {"worker-held-port", "for a port that NAT holds"},
 	steerReasonWORKER_HELD_PEER:    {"worker-held-peer", "of a protocol without ports, from a peer that NAT has a flow of it with"},
-	steerReasonWORKER_ICMP_ERROR:   {"worker-icmp-error", "ICMP error about a packet from a port that NAT holds"},
+	steerReasonWORKER_ICMP_ERROR:   {"worker-icmp-error", "ICMP error about a packet from a port that NAT holds, or to a backend in an outer header"},
 	steerReasonWORKER_POOL_ADDRESS: {"worker-pool-address", "for an address that only NAT or a service uses, but no port of theirs"},
 	steerReasonWORKER_ROUTED:       {"worker-routed", "routed to a listed interface"},
 	steerReasonFAILURE_DROPPED:     {"failure-dropped", "dropped, since the worker of the queue does not run"},

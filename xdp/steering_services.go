@@ -15,6 +15,10 @@ type ServicePort struct {
 	Address  uint32
 	Port     uint16
 	Protocol uint8 // IP protocol number: TCP or UDP
+
+	// Dispatch makes it the port (0: the protocol has none) of others that Address
+	// sends requests to in outer headers of Protocol. Errors about them are workers'.
+	Dispatch bool
 }
 
 // serviceKey is struct service of the C source.
@@ -22,11 +26,11 @@ type serviceKey struct {
 	Address  [4]byte
 	Port     [2]byte
 	Protocol uint8
-	_        uint8
+	Dispatch bool
 }
 
 func (p ServicePort) key() serviceKey {
-	k := serviceKey{Address: addressKey(p.Address), Protocol: p.Protocol}
+	k := serviceKey{Address: addressKey(p.Address), Protocol: p.Protocol, Dispatch: p.Dispatch}
 	binary.BigEndian.PutUint16(k.Port[:], p.Port)
 	return k
 }

@@ -17,7 +17,7 @@ func (w *world) serve() []ServicePort {
 	w.t.Helper()
 	var list []ServicePort
 	for _, a := range []netip.Addr{sharedAddress, bareAddress} {
-		list = append(list, ServicePort{hostOrder(a), servedTCP, unix.IPPROTO_TCP}, ServicePort{hostOrder(a), servedUDP, unix.IPPROTO_UDP})
+		list = append(list, ServicePort{Address: hostOrder(a), Port: servedTCP, Protocol: unix.IPPROTO_TCP}, ServicePort{Address: hostOrder(a), Port: servedUDP, Protocol: unix.IPPROTO_UDP})
 	}
 	must(w.SetServices(list))
 	return list
@@ -56,6 +56,32 @@ func TestSteeringServices(t *testing.T) {
 	w.expect("pool address of no service", udp(at(poolAddress, servedUDP)), verdictRedirect, "worker-pool-address")
 }
 
+// TestSteeringDispatch: an error about a request that went to a backend in an outer
+// header is a worker's. What else there is of these protocols is as it was.
+func TestSteeringDispatch(t *testing.T) {
+	w := newWorld(t, SteeringConfig{})
+	defer unix.Close(w.plug(0, 0))
+	w.beat(0, 0)
+	const geneve = 6081
+	backend := at(peerAddress, geneve)
+	ipip := frame(ip(sharedAddress, peerAddress, layers.IPProtocolIPv4), payload)
+	about := func(frame []byte) []byte { return icmp(sharedAddress, 3, 0, quote(frame)) }
+	tunnel := about(udpDatagram(at(sharedAddress, 50123), backend))
+	w.expect("ipip, no dispatch", about(ipip), verdictPass, "kernel-host-address")
+	w.expect("Geneve, no dispatch", tunnel, verdictPass, "kernel-host-address")
+	must(w.SetServices([]ServicePort{
+		{Address: hostOrder(sharedAddress), Protocol: unix.IPPROTO_IPIP, Dispatch: true},
+		{Address: hostOrder(sharedAddress), Port: geneve, Protocol: unix.IPPROTO_UDP, Dispatch: true},
+	}))
+	w.expect("ipip", about(ipip), verdictRedirect, "worker-icmp-error")
+	w.expect("Geneve", tunnel, verdictRedirect, "worker-icmp-error")
+	w.expect("another port's error", about(udpDatagram(at(sharedAddress, 50123), at(peerAddress, geneve+1))), verdictPass, "kernel-host-address")
+	w.expect("a datagram to the port", udp(at(sharedAddress, geneve)), verdictPass, "kernel-host-address")
+	w.expect("an error about one from the port", about(udpDatagram(at(sharedAddress, geneve), at(peerAddress, 7))), verdictPass, "kernel-host-address")
+	must(w.SetServices(nil))
+	w.expect("removed", tunnel, verdictPass, "kernel-host-address")
+}
+
 // TestSteeringServiceFragments: on a shared address the later fragments of a
 // datagram follow the first one to the service.
 func TestSteeringServiceFragments(t *testing.T) {
@@ -83,7 +109,7 @@ func TestSetServices(t *testing.T) {
 	defer unix.Close(w.plug(0, 0))
 	w.beat(0, 0)
 	list := w.serve()
-	more := append([]ServicePort{{hostOrder(poolAddress), 1, unix.IPPROTO_TCP}}, list...)
+	more := append([]ServicePort{{Address: hostOrder(poolAddress), Port: 1, Protocol: unix.IPPROTO_TCP}}, list...)
 	if err := w.SetServices(more); err == nil {
 		t.Error("five services fit in a map of four")
 	}

@@ -27,6 +27,7 @@ type balancer struct {
 	choice gateway.Choice
 	silent map[dsr.BackendID]unanswered
 	told   map[uint32]xdp.AddressKind // service addresses that are no external ones
+	paths  gateway.PathMTUs
 }
 
 // backendKey is a backend as the operator names it. It stays the same over reloads.
@@ -158,7 +159,7 @@ func (p *publisher) steerServices() error {
 			list = append(list, xdp.ServicePort{Address: fib.U32(s.Address), Port: s.Port, Protocol: protocolNumber(proto)})
 		}
 	}
-	if err := p.steering.SetServices(list); err != nil {
+	if err := p.steering.SetServices(append(list, p.dispatches()...)); err != nil {
 		return err
 	}
 	for addr := range b.told {
@@ -171,6 +172,25 @@ func (p *publisher) steerServices() error {
 		}
 	}
 	return nil
+}
+
+// dispatches are the addresses that requests leave for backends with in outer headers.
+func (p *publisher) dispatches() (list []xdp.ServicePort) {
+	out := xdp.ServicePort{Dispatch: true}
+	switch dispatch(p.config.DSR.Dispatch) {
+	case dsr.IPIP:
+		out.Protocol = packet.ProtoIPIP
+	case dsr.Geneve:
+		out.Protocol, out.Port = packet.ProtoUDP, dsr.GenevePort
+	default:
+		return nil
+	}
+	for addr, x := range p.externals {
+		if out.Address = addr; x.snat {
+			list = append(list, out)
+		}
+	}
+	return list
 }
 
 // reserveServicePorts keeps the ports of services out of the search on the
@@ -203,7 +223,7 @@ func (p *publisher) balance() gateway.Balance {
 		return gateway.Balance{}
 	}
 	out := gateway.Balance{Table: p.balancer.table, Backends: p.balancer.ids.Backends() + 1, Choice: p.balancer.choice}
-	out.Dispatch, out.Order = dispatch(c.DSR.Dispatch), order(c.DSR.ByteOrder)
+	out.Dispatch, out.Order, out.Paths = dispatch(c.DSR.Dispatch), order(c.DSR.ByteOrder), &p.balancer.paths
 	for i := range c.Interfaces {
 		if iface := p.routes.Interface(fib.PortID(i)); iface != nil && p.externals[iface.Primary] != nil {
 			out.Sources[i] = p.externals[iface.Primary].External

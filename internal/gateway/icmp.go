@@ -33,6 +33,9 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 				return w.passDirect(d, frame, p, direct)
 			}
 		}
+		if w.outerError(d, frame, p, quotedTuple) {
+			return verdict.None
+		}
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
 	}
 	if !s.sameSide(w.in, flow, dir) {

@@ -20,6 +20,7 @@ type Balance struct {
 
 	Dispatch dsr.Dispatch
 	Order    dsr.Order
+	Paths    *PathMTUs // to backends; nil learns none
 
 	// Strips says that options naming a service address are taken out of packets
 	// from outside: where a service is in mode dsr, its agents trust this gateway.

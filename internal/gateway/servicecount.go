@@ -13,17 +13,18 @@ type ServiceCounters struct {
 	Resets          uint64 // connections that were reset, since they cannot go on
 	Announcements   uint64 // of service addresses, by ARP
 	OptionsStripped uint64 // packets from which a foreign DSR option was taken
+	PathMTUs        uint64 // errors that told a path's MTU to a backend and had nothing for a client
 
 	// Returns counts flows that began with the gateway as their return path, by
 	// why.
 	Returns [ReturnPaths]uint64
 }
 
-const serviceWords = 3 + int(ReturnPaths)
+const serviceWords = 4 + int(ReturnPaths)
 
 // each calls f with every counter, in an order that stays.
 func (c *ServiceCounters) each(f func(*uint64)) {
-	for _, v := range [...]*uint64{&c.Resets, &c.Announcements, &c.OptionsStripped} {
+	for _, v := range [...]*uint64{&c.Resets, &c.Announcements, &c.OptionsStripped, &c.PathMTUs} {
 		f(v)
 	}
 	for i := range c.Returns {

@@ -41,6 +41,14 @@ func (w *Worker) extra(flow *conntrack.Flow, dir conntrack.Direction, p *packet.
 // forwardService is the rest of forward for a service's flow.
 func (w *Worker) forwardService(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction, hop *fib.Hop) verdict.Reason {
 	extra := w.extra(flow, dir, p)
+	var narrow fib.Hop
+	if s := w.snapshot; extra > 0 && s.Balance.Dispatch != dsr.Option {
+		if mtu := s.Balance.Paths.limit(flow.Translated(dir).Dst, hop.MTU, w.now); mtu < hop.MTU {
+			narrow = *hop
+			narrow.MTU = mtu
+			hop = &narrow
+		}
+	}
 	if p.Length()+extra > int(hop.MTU) && p.Is(packet.FlagDontFragment) {
 		return w.tooBig(hop.MTU - uint16(extra))
 	}
@@ -183,10 +191,11 @@ func (w *Worker) stripForeign(i int, p *packet.Packet) (xdp.Desc, []byte) {
 	return d, w.frame(d)
 }
 
+const fragmentationNeeded = 4 // code of ICMPUnreachable
+
 // lowerPathMTU makes room in an error about a DSR packet that did not fit its way
 // to the backend: the client knows nothing of what was added to it.
 func lowerPathMTU(frame []byte, p *packet.Packet, by int) {
-	const fragmentationNeeded = 4
 	if by == 0 || p.ICMPType != packet.ICMPUnreachable || p.ICMPCode != fragmentationNeeded {
 		return
 	}

@@ -31,6 +31,7 @@ const (
 // IP protocol numbers.
 const (
 	ProtoICMP    = 1
+	ProtoIPIP    = 4 // RFC 2003
 	ProtoTCP     = 6
 	ProtoUDP     = 17
 	ProtoDCCP    = 33

@@ -119,12 +119,15 @@ struct {
 	__type(value, struct held_ports);
 } held_ports SEC(".maps");
 
-// An address and port that a service is reached at.
+// An address and port that a service is reached at. With `dispatch` it is another
+// thing: the address sends requests on to backends in outer headers of the
+// protocol, to this port (0 where it has none), and errors about them are a
+// worker's.
 struct service {
 	__be32 address;
 	__be16 port;
 	__u8 protocol;
-	__u8 unused;
+	__u8 dispatch;
 };
 
 struct {

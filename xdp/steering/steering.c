@@ -13,7 +13,8 @@
 //      (shared):
 //      a later fragment goes where the first one of its datagram went; one that
 //      came before that                                     -> worker, which waits
-//      a service's port, or an ICMP error that quotes one   -> worker
+//      a service's port, or an ICMP error that quotes one, or a request on its
+//      way to a backend in an outer header                  -> worker
 //      a port or echo identifier that NAT holds, or an ICMP error that quotes
 //      one: the host's own socket, if it has one            -> kernel
 //                                                    else   -> worker
@@ -171,6 +172,19 @@ inline bool service(const struct endpoints *e, __be32 local)
 	return services_listed() && bpf_map_lookup_elem(&services, &key);
 }
 
+// dispatched says whether e is an error about a request on its way to a backend.
+inline bool dispatched(const struct endpoints *e, __be32 local)
+{
+	struct service key = {
+		.address = local,
+		.port = e->tuple.ipv4.sport,
+		.protocol = e->protocol,
+		.dispatch = 1,
+	};
+
+	return e->quoted && bpf_map_lookup_elem(&services, &key);
+}
+
 // host_socket says whether the host itself is the receiver of a packet to a
 // port that NAT holds as well: it has a connection with exactly these
 // endpoints, or listens and this opens a connection, or has a UDP socket there.
@@ -273,6 +287,8 @@ inline int to_nat_address(struct xdp_md *ctx, struct port *self, struct iphdr *i
 			remember(ip, TO_WORKER);
 		return to_worker(ctx, self, WORKER_SERVICE, true);
 	}
+	if (has_port && dispatched(&e, ip->daddr))
+		return to_worker(ctx, self, WORKER_ICMP_ERROR, false);
 	if (has_port && portless(e.protocol)) // quoted
 		for_nat = peered(ip->daddr, e.tuple.ipv4.saddr, e.protocol);
 	else

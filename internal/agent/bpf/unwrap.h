@@ -150,7 +150,7 @@ inline bool to_geneve(struct __sk_buff *skb, const struct view *outer)
 // read_geneve returns how many bytes are before the packet inside, 0 where it is no
 // Geneve packet of a gateway's: other tunnels may use the port as well, and tell
 // themselves apart by the VNI. Of options, only the service's is expected: one that
-// is unknown could be critical (RFC 8926 3.5.1).
+// is unknown could be critical (RFC 8926 3.5).
 inline __u32 read_geneve(struct __sk_buff *skb, const struct view *outer, struct endpoint *service)
 {
 	struct geneve g;
