@@ -41,12 +41,12 @@ var commands = []command{
 
 // operatorResult is what was measured beside one command.
 type operatorResult struct {
-	command                     command
-	disturbed                   int
-	rate, work, held, cpu, pace []reading
-	sent, received, unaccounted int64
-	pacedSent, pacedLost        int64
-	lost                        lostAt
+	command                           command
+	disturbed                         int
+	rate, work, held, cpu, pace, loss []reading
+	sent, received, unaccounted       int64
+	pacedSent, pacedLost              int64
+	lost                              lostAt
 }
 
 // settle is how long a command has before the sample begins.
@@ -98,6 +98,7 @@ func (w *operatorRun) once(ctx context.Context, x *operatorResult) (foreign floa
 	q := w.lane.tester.paced(w.o.Sample, w.pace)
 	x.pace = append(x.pace, reading{value: float64(q.sent) / q.wall.Seconds() / w.pace})
 	x.pacedSent, x.pacedLost = q.sent, q.sent-q.received
+	x.loss = append(x.loss, reading{value: float64(x.pacedLost) / float64(max(q.sent, 1))})
 	own, client, err := stop()
 	stopped = true
 	if err != nil {
@@ -112,7 +113,7 @@ func (w *operatorRun) once(ctx context.Context, x *operatorResult) (foreign floa
 // take adds a sample to what there is. What was lost in one that stayed disturbed
 // says nothing, and is left out as its figures are.
 func (x *operatorResult) take(one *operatorResult, disturbed bool) {
-	for _, r := range []struct{ all, one *[]reading }{{&x.rate, &one.rate}, {&x.work, &one.work}, {&x.held, &one.held}, {&x.cpu, &one.cpu}, {&x.pace, &one.pace}} {
+	for _, r := range []struct{ all, one *[]reading }{{&x.rate, &one.rate}, {&x.work, &one.work}, {&x.held, &one.held}, {&x.cpu, &one.cpu}, {&x.pace, &one.pace}, {&x.loss, &one.loss}} {
 		(*r.one)[0].disturbed = disturbed
 		*r.all = append(*r.all, (*r.one)[0])
 	}

@@ -29,6 +29,7 @@ type OperatorResult struct {
 
 	// The stream that does not wait.
 	PaceReached Summary `json:"pace_reached"` // share of the pace that the generator reached
+	PacedLoss   Summary `json:"paced_loss"`   // share of each sample; where the worker stood still it is all at once
 	PacedSent   int64   `json:"paced_sent"`
 	PacedLost   int64   `json:"paced_lost"`
 
@@ -47,7 +48,7 @@ func (w *operatorRun) report() *OperatorReport {
 			Command: x.command.name, Rate: summarize(x.rate), RateRatio: summarize(ratios(x.rate, alone.rate)),
 			Work: summarize(x.work), WorkRatio: summarize(ratios(x.work, alone.work)), Held: summarize(x.held),
 			Sent: x.sent, Lost: x.sent - x.received,
-			PaceReached: summarize(x.pace), PacedSent: x.pacedSent, PacedLost: x.pacedLost,
+			PaceReached: summarize(x.pace), PacedLoss: summarize(x.loss), PacedSent: x.pacedSent, PacedLost: x.pacedLost,
 			Where: x.lost.text(), Unaccounted: x.unaccounted, Disturbed: x.disturbed, CPU: summarize(x.cpu),
 		})
 	}
@@ -58,11 +59,12 @@ func (r *OperatorReport) text(b *strings.Builder) {
 	fmt.Fprintf(b, "\nCommands beside a gateway at full load, %s flows in its table, %d-byte UDP over veth. First as fast as nothing\n"+
 		"is lost, at most %d packets under way; then a stream of %.0f packets/s that waits for nothing.\n\n", sizeName(r.Flows), frameLength, window, r.Pace)
 	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "beside\tpackets/s\tto nothing\tworker, ns\tto nothing\theld up\tlost\tpace reached\tlost\tCPUs used\tsamples")
+	fmt.Fprintln(t, "beside\tpackets/s\tto nothing\tworker, ns\tto nothing\theld up\tlost\tpace reached\tlost of a sample\tin all\tCPUs used\tsamples")
 	for i := range r.Results {
 		x := &r.Results[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d of %d\t%s\t%d of %d\t%s\t%s\n", x.Command, x.Rate.text(0), x.RateRatio.text(2),
-			x.Work.text(0), x.WorkRatio.text(2), percent(x.Held.Median), x.Lost, x.Sent, x.PaceReached.text(2), x.PacedLost, x.PacedSent, x.CPU.text(2), x.Rate.count())
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d of %d\t%s\t%s [%s, %s]\t%d of %d\t%s\t%s\n", x.Command, x.Rate.text(0), x.RateRatio.text(2),
+			x.Work.text(0), x.WorkRatio.text(2), percent(x.Held.Median), x.Lost, x.Sent, x.PaceReached.text(2),
+			percent(x.PacedLoss.Median), percent(x.PacedLoss.Low), percent(x.PacedLoss.High), x.PacedLost, x.PacedSent, x.CPU.text(2), x.Rate.count())
 	}
 	t.Flush()
 	for i := range r.Results {

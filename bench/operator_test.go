@@ -10,7 +10,7 @@ import (
 func one(rate, work float64, lost lostAt, missing int64) *operatorResult {
 	r := func(v float64) []reading { return []reading{{value: v}} }
 	return &operatorResult{
-		rate: r(rate), work: r(work), held: r(0.01), cpu: r(0.5), pace: r(1),
+		rate: r(rate), work: r(work), held: r(0.01), cpu: r(0.5), pace: r(1), loss: r(float64(missing) / 500),
 		sent: 1000, received: 1000, pacedSent: 500, pacedLost: missing, lost: lost,
 	}
 }
@@ -29,7 +29,7 @@ func TestOperatorReport(t *testing.T) {
 	beside.take(one(1, 9999, lostAt{"fill-ring-empty": 400}, 400), true)
 	r := w.report()
 	x := r.Results[1]
-	if x.RateRatio.Median != 0.5 || x.RateRatio.Low != 0.5 || x.WorkRatio.Median != 1.1 || x.PacedLost != 12 || x.PacedSent != 3000 ||
+	if x.RateRatio.Median != 0.5 || x.RateRatio.Low != 0.5 || x.WorkRatio.Median != 1.1 || x.PacedLost != 12 || x.PacedSent != 3000 || x.PacedLoss.Median != 2.0/500 ||
 		x.Disturbed != 1 || x.Where != "fill-ring-empty 12" || r.Results[0].Where != "" || !r.Shared {
 		t.Errorf("%+v", r)
 	}

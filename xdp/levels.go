@@ -18,6 +18,15 @@ func (s *Socket) RingLevels() RingLevels {
 	}
 }
 
+// Backlog is how many received frames wait in the fullest ring of the port's
+// queues. It belongs to the worker.
+func (p *Port) Backlog() (most int) {
+	for _, s := range p.rx {
+		most = max(most, s.rx.level().Used)
+	}
+	return most
+}
+
 // level reads the shared indices, not the private copies, which belong to the
 // worker.
 func (r *ring[T]) level() RingLevel {

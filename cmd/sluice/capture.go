@@ -183,10 +183,11 @@ type tally struct {
 	packets map[uint64]struct{} // the last ones; a packet's frames come close together
 	number  int
 	lost    map[int]uint64 // by interface
+	unseen  map[int]uint64
 }
 
 func newTally() *tally {
-	return &tally{packets: map[uint64]struct{}{}, lost: map[int]uint64{}}
+	return &tally{packets: map[uint64]struct{}{}, lost: map[int]uint64{}, unseen: map[int]uint64{}}
 }
 
 // tallyMemory bounds the packets that a tally remembers.
@@ -205,17 +206,25 @@ func (t *tally) add(b *pcapng.Block) {
 		}
 	case b.Statistics != nil:
 		t.lost[b.Statistics.Interface] = b.Statistics.Dropped
+		t.unseen[b.Statistics.Interface] = b.Statistics.Unseen
 	}
 }
 
 func (t *tally) String() string {
-	lost := uint64(0)
-	for _, n := range t.lost {
-		lost += n
-	}
+	lost, unseen := sum(t.lost), sum(t.unseen)
 	text := fmt.Sprintf("captured %d packets, %d frames", t.number, t.frames)
 	if lost > 0 {
 		text += fmt.Sprintf("; %d frames came too fast to be kept: choose fewer with a filter, --sample or --snaplen", lost)
 	}
+	if unseen > 0 {
+		text += fmt.Sprintf("; %d packets went by while a worker was behind and looked at none: capture fewer, with --sample", unseen)
+	}
 	return text
+}
+
+func sum(counts map[int]uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
 }

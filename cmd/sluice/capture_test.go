@@ -198,9 +198,9 @@ func TestCaptureUsage(t *testing.T) {
 		}
 	}
 	socket := serve(t, &fake{capture: func(context.Context, control.CaptureQuestion, func() error, io.Writer) error {
-		return control.ErrCapturing
+		return control.TooManyLooks("capture", []control.Look{{Kind: "capture", Peer: control.Peer{PID: 4711, UID: 1000}}})
 	}})
-	if code, _, errOut := sluice(t, "capture", "--socket", socket, "-w", "x"); code != exitFailed || !strings.Contains(errOut, "another capture is on") {
+	if code, _, errOut := sluice(t, "capture", "--socket", socket, "-w", "x"); code != exitFailed || !strings.Contains(errOut, "pid 4711 (uid 1000) since ") {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
 	if _, err := os.Stat("x"); !errors.Is(err, os.ErrNotExist) {

@@ -65,6 +65,7 @@ func writeStatus(w *bytes.Buffer, s *control.Status, verbose bool) {
 		writeCounters(w, s.Steering.Counters)
 		writeTimeouts(w, &s.Timeouts)
 	}
+	writeLooks(w, s.Looks)
 	writeList(w, "Not followed", s.Unsupported)
 	writeList(w, "Bypassed by steered packets", s.Netfilter)
 	writeList(w, "Spoken by the host itself, not by inside hosts", hostPeerWords(s.HostPeers))

@@ -104,6 +104,7 @@ func busyStatus() control.Status {
 		Punts:       control.Punts{LimitPerSecond: 10000, Reasons: []control.Punt{{Reason: "host-owned", Passed: 1234, Refused: 5}, {Reason: "kernel-route", Passed: 7, Failed: 1}}},
 		Router:      control.Router{ICMPErrors: []control.Counter{{Name: "time-exceeded", Packets: 12}, {Name: "prohibited"}}, ICMPErrorsLimited: 3, FragmentedPackets: 4, Fragments: 9},
 		StateFile:   control.StateFile{Path: "/run/sluice/flows", Tmpfs: true, Adopted: 998, Dropped: 2, Start: "998 flows with 500 mappings adopted after a crash; ended: 2 torn"},
+		Looks:       []control.Look{{Kind: "capture", Filter: "host 10.20.30.5", Since: started, Peer: control.Peer{PID: 4800}}, {Kind: "trace", Since: started, Peer: control.Peer{UID: 1000}}},
 		Unsupported: []string{"rule 100: fwmark 0x1"},
 		Netfilter:   []string{"nft table ip filter has rules on eth0"},
 	}

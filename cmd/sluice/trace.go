@@ -60,11 +60,11 @@ the inside address of a connection finds its replies, too.`,
 // standard error, so that the output is packets only.
 func (a *app) trace(ctx context.Context, q control.TraceQuestion) error {
 	var n int
-	var lost uint64
+	var lost, unseen uint64
 	err := a.client().Trace(ctx, q, func() {
 		fmt.Fprintf(a.errOut, "tracing %d packets, for %s at most\n", q.Count, q.Timeout)
 	}, func(t *control.Traced) error {
-		n, lost = t.Number, t.Lost
+		n, lost, unseen = t.Number, t.Lost, t.Unseen
 		if a.json() {
 			return a.printJSON(t)
 		}
@@ -76,6 +76,9 @@ func (a *app) trace(ctx context.Context, q control.TraceQuestion) error {
 	text := fmt.Sprintf("traced %d of %d", n, q.Count)
 	if lost > 0 {
 		text += fmt.Sprintf("; %d came too fast to be shown, choose fewer with a filter", lost)
+	}
+	if unseen > 0 {
+		text += fmt.Sprintf("; %d went by while a worker was behind and looked at none", unseen)
 	}
 	fmt.Fprintln(a.errOut, text)
 	return nil

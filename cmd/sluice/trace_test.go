@@ -53,8 +53,10 @@ func TestTrace(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &p); code != exitFine || err != nil || len(lines) != 2 || p.Reason != "frame-too-short" || p.Lost != 3 {
 		t.Errorf("exit %d, %v: %s", code, err, out)
 	}
-	g.trace = func(control.TraceQuestion) ([]control.Traced, error) { return nil, control.ErrTracing }
-	if code, out, errOut = sluice(t, "trace", "--socket", socket); code != exitFailed || out != "" || !strings.Contains(errOut, "another trace is on") {
+	g.trace = func(control.TraceQuestion) ([]control.Traced, error) {
+		return nil, control.TooManyLooks("trace", []control.Look{{Kind: "trace", Peer: control.Peer{PID: 4711}}, {Kind: "capture"}})
+	}
+	if code, out, errOut = sluice(t, "trace", "--socket", socket); code != exitFailed || out != "" || !strings.Contains(errOut, "traces: as many are on as there can be, 1: pid 4711 (uid 0) since ") {
 		t.Errorf("exit %d: %s%s", code, out, errOut)
 	}
 	g.trace = func(control.TraceQuestion) ([]control.Traced, error) { return nil, errors.New("no") }

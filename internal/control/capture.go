@@ -34,9 +34,6 @@ const (
 	MaxSample  = 1_000_000
 )
 
-// ErrCapturing refuses a second capture beside one that is on.
-var ErrCapturing = errors.New("another capture is on; wait until it ends, or end it with Ctrl-C where it runs")
-
 // DefaultCapture captures all packets where they are received and where they leave.
 func DefaultCapture() CaptureQuestion {
 	return CaptureQuestion{Points: []string{"rx", "tx"}, Sample: 1}
@@ -123,7 +120,7 @@ func (s *Server) getCapture(w http.ResponseWriter, r *http.Request) {
 		return control.Flush()
 	}, flushing{patient{w, control}})
 	switch {
-	case errors.Is(err, ErrCapturing):
+	case errors.Is(err, ErrLooks):
 		fail(w, http.StatusConflict, err)
 	case err != nil && !begun:
 		fail(w, http.StatusBadRequest, err)

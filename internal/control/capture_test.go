@@ -72,7 +72,7 @@ func TestCaptureRefused(t *testing.T) {
 	refusal := errors.New("filter, position 1: no")
 	g := &scripted{capture: func(context.Context, CaptureQuestion, func() error, io.Writer) error { return refusal }}
 	c, path := serve(t, g)
-	for want, status := range map[error]int{refusal: 400, ErrCapturing: 409} {
+	for want, status := range map[error]int{refusal: 400, TooManyLooks("capture", nil): 409} {
 		refusal = want
 		if _, err := c.Capture(t.Context(), DefaultCapture()); err == nil || err.Error() != want.Error() {
 			t.Errorf("%v, want %v", err, want)
@@ -84,7 +84,9 @@ func TestCaptureRefused(t *testing.T) {
 	if _, err := c.Capture(t.Context(), CaptureQuestion{}); err == nil || !strings.HasPrefix(err.Error(), "point: ") {
 		t.Error(err)
 	}
-	stranger, _ := serve(t, g, func(s *Server) { s.peer = func(net.Conn) (uint32, bool) { return uint32(os.Geteuid()) + 4711, true } })
+	stranger, _ := serve(t, g, func(s *Server) {
+		s.peer = func(net.Conn) (Peer, bool) { return Peer{UID: uint32(os.Geteuid()) + 4711}, true }
+	})
 	if _, err := stranger.Capture(t.Context(), DefaultCapture()); err == nil || !strings.Contains(err.Error(), "capture packets; run the command with sudo") {
 		t.Error(err)
 	}

@@ -227,7 +227,7 @@ func TestWritesAskForRights(t *testing.T) {
 			reloaded := false
 			g := &scripted{reload: func() (ReloadResult, error) { reloaded = true; return ReloadResult{}, nil }}
 			c, _ := serve(t, g, func(s *Server) {
-				s.peer = func(net.Conn) (uint32, bool) { return tc.uid, tc.known }
+				s.peer = func(net.Conn) (Peer, bool) { return Peer{UID: tc.uid}, tc.known }
 			})
 			_, err := c.Reload(t.Context())
 			if (err == nil) != tc.allowed || reloaded != tc.allowed {

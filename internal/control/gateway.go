@@ -34,13 +34,13 @@ type Gateway interface {
 	// Trace has workers trace packets: begun is called when they do, yield with
 	// each packet, until there were as many as asked for, the time is over, ctx
 	// ends, or either fails, which is returned. An error before begun is about
-	// the question, or ErrTracing.
+	// the question, or wraps ErrLooks.
 	Trace(ctx context.Context, q TraceQuestion, begun func() error, yield func(*Traced) error) error
 
 	// Capture has workers copy packets, and writes them as a pcapng file, each
 	// call a part of it that ends with a block: begun is called when they do. It
 	// ends as the question says, when ctx ends, or when either fails, which is
-	// returned. An error before begun is about the question, or ErrCapturing.
+	// returned. An error before begun is about the question, or wraps ErrLooks.
 	Capture(ctx context.Context, q CaptureQuestion, begun func() error, out io.Writer) error
 
 	// Config returns the configuration in force.

@@ -26,8 +26,8 @@ func TestPeerCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer there.Close()
-	if uid, known := peerUID(there); !known || uid != uint32(os.Geteuid()) {
-		t.Errorf("uid %d, known %v; want %d", uid, known, os.Geteuid())
+	if p, known := peerOf(there); !known || p != (Peer{PID: os.Getpid(), UID: uint32(os.Geteuid())}) {
+		t.Errorf("%v, known %v; want pid %d, uid %d", p, known, os.Getpid(), os.Geteuid())
 	}
 }
 

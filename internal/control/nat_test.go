@@ -84,7 +84,7 @@ func TestFlushFlows(t *testing.T) {
 func TestFlushAsksForRights(t *testing.T) {
 	g := &scripted{flows: 3}
 	c, _ := serve(t, g, func(s *Server) {
-		s.peer = func(net.Conn) (uint32, bool) { return uint32(os.Geteuid()) + 4711, true }
+		s.peer = func(net.Conn) (Peer, bool) { return Peer{UID: uint32(os.Geteuid()) + 4711}, true }
 	})
 	if _, err := c.FlushFlows(t.Context(), Filter{}, true); err == nil || g.flushed.Load() != 0 {
 		t.Errorf("error %v, %d flows flushed", err, g.flushed.Load())

@@ -26,12 +26,12 @@ type Server struct {
 	mux     *http.ServeMux
 	http    *http.Server
 	metrics http.Handler
-	peer    func(net.Conn) (uid uint32, known bool)
+	peer    func(net.Conn) (p Peer, known bool)
 }
 
 // NewServer returns a server that asks gateway.
 func NewServer(gateway Gateway, version Version, log *slog.Logger) *Server {
-	s := &Server{gateway: gateway, version: version, log: log, peer: peerUID}
+	s := &Server{gateway: gateway, version: version, log: log, peer: peerOf}
 	s.mux = http.NewServeMux()
 	for _, r := range s.routes() {
 		handler := r.handler
@@ -120,34 +120,32 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("control socket: %w", err)
 }
 
-type peerKey struct{}
-
-// peerUID asks the kernel who is at the other end.
-func peerUID(c net.Conn) (uint32, bool) {
+// peerOf asks the kernel who is at the other end.
+func peerOf(c net.Conn) (p Peer, known bool) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return 0, false
+		return p, false
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0, false
+		return p, false
 	}
 	var cred *syscall.Ucred
 	err = raw.Control(func(fd uintptr) {
 		cred, _ = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
 	})
 	if err != nil || cred == nil {
-		return 0, false
+		return p, false
 	}
-	return cred.Uid, true
+	return Peer{PID: int(cred.Pid), UID: cred.Uid}, true
 }
 
 // writer lets only root and the daemon's own user through to next.
 func (s *Server) writer(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(peerKey{}).(net.Conn)
-		uid, known := s.peer(c)
-		if own := uint32(os.Geteuid()); !known || uid != 0 && uid != own {
+		peer, known := s.peer(c)
+		if own := uint32(os.Geteuid()); !known || peer.UID != 0 && peer.UID != own {
 			fail(w, http.StatusForbidden, fmt.Errorf("only root and the daemon's user (uid %d) may change the gateway or capture packets; run the command with sudo", own))
 			return
 		}

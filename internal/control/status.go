@@ -38,6 +38,7 @@ type Status struct {
 	Unsupported   []string      `json:"unsupported"`         // routes and rules that are not followed, in words
 	Netfilter     []string      `json:"netfilter"`           // nft, iptables and tc rules that steered packets bypass, in words
 	HostPeers     []HostPeer    `json:"host_peers"`          // with whom the host itself speaks protocols without ports by external addresses
+	Looks         []Look        `json:"looks"`               // traces and captures that are on
 	DSRAgent      *DSRAgent     `json:"dsr_agent,omitempty"` // absent: this node is no agent
 }
 
@@ -306,6 +307,7 @@ func (s *Status) fill() {
 	list(&s.Unsupported)
 	list(&s.Netfilter)
 	list(&s.HostPeers)
+	list(&s.Looks)
 	list(&s.Config.Warnings)
 	list(&s.Masquerade.Sources)
 	list(&s.Masquerade.Exclusions)

@@ -40,11 +40,9 @@ type Traced struct {
 	TTL    int       `json:"ttl"`    // as it arrived
 	Flow   string    `json:"flow"`   // ID.GENERATION, the flow's name while it lives; "" for none
 	Lost   uint64    `json:"lost"`   // packets that were chosen so far and could not be recorded in time
+	Unseen uint64    `json:"unseen"` // packets so far that a worker that was behind did not look at
 	Explanation
 }
-
-// ErrTracing refuses a second trace beside one that is on.
-var ErrTracing = errors.New("another trace is on; wait until it ends, or end it with Ctrl-C where it runs")
 
 // Protocol is the word for an IP protocol: tcp, udp, icmp, otherwise the number.
 func Protocol(p uint8) string {
@@ -124,7 +122,7 @@ func (s *Server) getTrace(w http.ResponseWriter, r *http.Request) {
 		return control.Flush()
 	})
 	switch {
-	case errors.Is(err, ErrTracing):
+	case errors.Is(err, ErrLooks):
 		fail(w, http.StatusConflict, err)
 	case err != nil && !begun:
 		fail(w, http.StatusBadRequest, err)

@@ -67,7 +67,7 @@ func TestTraceRefused(t *testing.T) {
 	refusal := errors.New("filter, position 1: no")
 	g := &scripted{trace: func(context.Context, TraceQuestion, func() error, func(*Traced) error) error { return refusal }}
 	c, _ := serve(t, g)
-	for _, want := range []error{refusal, ErrTracing} {
+	for _, want := range []error{refusal, TooManyLooks("trace", nil)} {
 		refusal = want
 		err := c.Trace(t.Context(), TraceQuestion{Count: 1, Timeout: time.Second}, func() { t.Error("begun") }, nil)
 		if err == nil || err.Error() != want.Error() {

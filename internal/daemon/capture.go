@@ -35,12 +35,6 @@ func (d *Daemon) Capture(ctx context.Context, q control.CaptureQuestion, begun f
 	if err != nil {
 		return err
 	}
-	select {
-	case d.capturing <- struct{}{}:
-	case <-time.After(traceGrace):
-		return control.ErrCapturing
-	}
-	defer func() { <-d.capturing }()
 	cfg := gateway.CaptureConfig{
 		Filter: f, Workers: len(d.plane.threads), Count: q.Count, Snaplen: q.Snaplen, Sample: uint32(q.Sample),
 		Clock: func() int64 { return time.Now().UnixNano() },
@@ -54,8 +48,12 @@ func (d *Daemon) Capture(ctx context.Context, q control.CaptureQuestion, begun f
 	}
 	c := &captureStream{daemon: d, capture: gateway.NewCapture(cfg), points: cfg.Points, out: out, began: time.Now()}
 	c.writer = pcapng.NewWriter(&c.pending)
-	d.setCapture(c.capture)
-	defer d.setCapture(nil)
+	end, err := d.beginLook(ctx, "capture", q.Filter, &looker{capture: c.capture})
+	if err != nil {
+		return err
+	}
+	defer end()
+	c.end = end
 	if err := begun(); err != nil {
 		return err
 	}
@@ -63,14 +61,6 @@ func (d *Daemon) Capture(ctx context.Context, q control.CaptureQuestion, begun f
 		return err
 	}
 	return c.run(ctx, q.Duration)
-}
-
-func (d *Daemon) setCapture(c *gateway.Capture) {
-	d.look(func() {
-		for _, w := range d.plane.threads {
-			w.worker.SetCapture(c)
-		}
-	})
 }
 
 // captureStream is a capture on its way into a file.
@@ -82,6 +72,7 @@ type captureStream struct {
 	pending bytes.Buffer // whole blocks, for one write
 	out     io.Writer
 	began   time.Time
+	end     func() // has the workers capture no more
 	ports   int
 	index   [gateway.MaxPorts][gateway.Points]int // the file's interfaces
 	written [gateway.MaxPorts][gateway.Points]uint64
@@ -136,7 +127,7 @@ func (c *captureStream) run(ctx context.Context, duration time.Duration) error {
 			return nil
 		case <-over:
 			ended = true
-			c.daemon.setCapture(nil)
+			c.end()
 		case <-tick.C:
 		}
 		ended = ended || c.capture.Done()
@@ -189,14 +180,16 @@ func (c *captureStream) packet(g *explain.Gateway, r *captured) {
 // count writes the counters of the file's interfaces.
 func (c *captureStream) count(now time.Time) {
 	for port := range c.ports {
+		unseen := c.capture.Unseen(fib.PortID(port)) // by any point: told once
 		for p := range gateway.Points {
 			if !c.points[p] {
 				continue
 			}
 			lost := c.capture.Lost(fib.PortID(port), p)
 			_ = c.writer.Statistics(&pcapng.Statistics{ // into memory
-				Interface: c.index[port][p], Start: c.began, At: now, Received: c.written[port][p] + lost, Dropped: lost,
+				Interface: c.index[port][p], Start: c.began, At: now, Received: c.written[port][p] + lost, Dropped: lost, Unseen: unseen,
 			})
+			unseen = 0
 		}
 	}
 }

@@ -56,8 +56,7 @@ type Daemon struct {
 	reloads       chan reloadRequest
 	commands      chan command
 	health        *health.Checker
-	tracing       chan struct{} // full while a trace is on
-	capturing     chan struct{} // likewise a capture
+	looks         looks
 	watching      flowWatch
 	watchdog      watchdog
 	metrics       *metrics.Listener
@@ -99,7 +98,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	d := &Daemon{
 		options: o, log: o.Logger, started: began, dsrAgent: dsrAgent{log: o.Logger},
-		routesChanged: make(chan *fib.Snapshot, 1), hostPeersChanged: make(chan *nat.HostPeers, 1), reloads: make(chan reloadRequest), commands: make(chan command), tracing: make(chan struct{}, 1), capturing: make(chan struct{}, 1),
+		routesChanged: make(chan *fib.Snapshot, 1), hostPeersChanged: make(chan *nat.HostPeers, 1), reloads: make(chan reloadRequest), commands: make(chan command),
 	}
 	d.config = c
 	if err := d.build(c, warnings); err != nil {

@@ -149,6 +149,7 @@ func (d *Daemon) Measure() (s control.Status) {
 		d.puntStatus(&s)
 		d.routerStatus(&s)
 	})
+	s.Looks = d.looks.list()
 	s.Degraded = append(degraded(&s), v.problems...)
 	d.dsrAgent.status(&s)
 	return s

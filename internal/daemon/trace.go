@@ -15,27 +15,20 @@ import (
 // more than 25,600 chosen packets a second and worker, some are lost.
 const traceEvery = 10 * time.Millisecond
 
-// traceGrace is how long a trace waits for the one before: the daemon learns a
-// moment later than its client that it has ended.
-const traceGrace = 200 * time.Millisecond
-
 // Trace implements control.Gateway.
 func (d *Daemon) Trace(ctx context.Context, q control.TraceQuestion, begun func() error, yield func(*control.Traced) error) error {
 	f, err := filter.Parse(q.Filter)
 	if err != nil {
 		return err
 	}
-	select {
-	case d.tracing <- struct{}{}:
-	case <-time.After(traceGrace):
-		return control.ErrTracing
+	t := gateway.NewTrace(f, len(d.plane.threads), q.Count)
+	end, err := d.beginLook(ctx, "trace", q.Filter, &looker{trace: t})
+	if err != nil {
+		return err
 	}
-	defer func() { <-d.tracing }()
+	defer end()
 	ctx, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
-	t := gateway.NewTrace(f, len(d.plane.threads), q.Count)
-	d.setTrace(t)
-	defer d.setTrace(nil)
 	if err := begun(); err != nil {
 		return err
 	}
@@ -58,14 +51,6 @@ func (d *Daemon) Trace(ctx context.Context, q control.TraceQuestion, begun func(
 	return nil
 }
 
-func (d *Daemon) setTrace(t *gateway.Trace) {
-	d.look(func() {
-		for _, w := range d.plane.threads {
-			w.worker.SetTrace(t)
-		}
-	})
-}
-
 // readTrace words what the workers recorded. Those of one worker are in order.
 func (d *Daemon) readTrace(t *gateway.Trace) (list []*control.Traced) {
 	var r gateway.TraceRecord
@@ -75,7 +60,7 @@ func (d *Daemon) readTrace(t *gateway.Trace) (list []*control.Traced) {
 		for i := range d.plane.threads {
 			for t.Read(i, &r) {
 				p := &control.Traced{
-					At: time.Now(), Worker: i, Queue: r.Queue, Length: int(r.Length), TTL: int(r.Packet.TTL), Lost: t.Lost(),
+					At: time.Now(), Worker: i, Queue: r.Queue, Length: int(r.Length), TTL: int(r.Packet.TTL), Lost: t.Lost(), Unseen: t.Unseen(),
 					Explanation: explain.Trace(g, &r),
 				}
 				if r.ID != 0 {

@@ -3,16 +3,20 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"sluice/internal/control"
+	"sluice/internal/gateway"
 	"sluice/internal/lab"
 )
 
@@ -65,14 +69,48 @@ func TestTraceLab(t *testing.T) {
 		t.Errorf("%s\n%s", p.Verdict, decisions(p.Explanation))
 	}
 
-	// One at a time, and an end where nothing comes.
+	// An end where nothing comes.
 	q := control.TraceQuestion{Filter: "host 192.0.2.200", Count: 1, Timeout: time.Second}
-	if err := l.client.Trace(t.Context(), q, func() {
-		if err := l.client.Trace(t.Context(), q, func() {}, nil); err == nil || err.Error() != control.ErrTracing.Error() {
-			t.Errorf("a second trace: %v", err)
-		}
-	}, func(p *control.Traced) error { t.Errorf("%+v", p); return nil }); err != nil {
+	if err := l.client.Trace(t.Context(), q, func() {}, func(p *control.Traced) error { t.Errorf("%+v", p); return nil }); err != nil {
 		t.Error(err)
+	}
+	testSeveralTraces(t, l)
+}
+
+// testSeveralTraces: as many as there may be see the same packet, each by its own
+// filter; one more is refused, naming who has the others, until one ends.
+func testSeveralTraces(t *testing.T, l *puntLab) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var on, done sync.WaitGroup
+	q := control.TraceQuestion{Count: 1, Timeout: time.Minute}
+	for i := range gateway.MaxLooks {
+		on.Add(1)
+		q := q
+		q.Filter = fmt.Sprintf("udp and (port 9 or port %d)", 1000+i)
+		done.Go(func() {
+			n := 0
+			if err := l.client.Trace(ctx, q, on.Done, func(*control.Traced) error { n++; return nil }); err != nil || n != 1 {
+				t.Errorf("trace %d: %d packets, %v", i, n, err)
+			}
+		})
+	}
+	on.Wait()
+	err := l.client.Trace(ctx, q, func() {}, nil)
+	if want := fmt.Sprintf("%d: pid %d (uid 0) since ", gateway.MaxLooks, os.Getpid()); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("one trace too many: %v, want %q", err, want)
+	}
+	s, err := l.client.Status(ctx)
+	if err != nil || len(s.Looks) != gateway.MaxLooks || s.Looks[0].Kind != "trace" || s.Looks[0].PID != os.Getpid() || !strings.HasPrefix(s.Looks[0].Filter, "udp and") {
+		t.Errorf("status lists %+v, %v", s.Looks, err)
+	}
+	l.write(l.udp(l.Client1, lab.Client1Address+":0"), lab.Server1Address+":9", []byte("x"))
+	done.Wait()
+	if err := l.client.Trace(ctx, control.TraceQuestion{Filter: "host 192.0.2.200", Count: 1, Timeout: time.Millisecond}, func() {}, nil); err != nil {
+		t.Errorf("a trace after those ended: %v", err)
+	}
+	if s, err := l.client.Status(ctx); err != nil || len(s.Looks) != 0 {
+		t.Errorf("status lists %+v, %v", s.Looks, err)
 	}
 }
 

@@ -74,7 +74,7 @@ func newTraceRig(t *testing.T) *traceRig {
 		Workers: 1, Table: g.Table, Ports: []gateway.Port{r.sides[0], r.sides[1]}, Memory: m, Snapshot: &pointer,
 		Resolve: make(chan gateway.Neighbour, 64), Punt: kernel{},
 	})
-	r.worker.SetTrace(r.trace)
+	r.worker.SetLooks(gateway.NewLooks(1, []*gateway.Trace{r.trace}, nil))
 	return r
 }
 

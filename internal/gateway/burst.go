@@ -18,7 +18,7 @@ func (w *Worker) frame(d xdp.Desc) []byte {
 
 // burst takes n frames that arrived on port in through all stages.
 func (w *Worker) burst(in fib.PortID, n int) {
-	if w.looked {
+	if w.looks != nil {
 		w.lookBurst(in, n)
 		return
 	}

@@ -92,10 +92,6 @@ func NewCapture(c CaptureConfig) *Capture {
 	return t
 }
 
-// SetCapture starts a capture, or with nil ends it, at the worker's next burst
-// boundary. It may be called from any goroutine.
-func (w *Worker) SetCapture(t *Capture) { w.captures.Store(t) }
-
 // Captured is a packet as it was seen at one point.
 type Captured struct {
 	At     int64  // by the capture's clock
@@ -127,10 +123,10 @@ type Captured struct {
 // captureTap is one worker's part of a capture: a ring of records and a ring of
 // their bytes, for one writer and one reader.
 type captureTap struct {
-	scratch
 	head, tail atomic.Uint64 // records: next to write, next to read
 	freed      atomic.Uint64 // bytes that the reader has done with
 	lost       [MaxPorts][Points]atomic.Uint64
+	unseen     [MaxPorts]atomic.Uint64
 	at         uint64 // bytes written; the writer's
 	number     uint64 // of the last packet
 	chance     uint64 // xorshift64's state
@@ -167,15 +163,27 @@ func (t *Capture) Lost(port fib.PortID, point Point) (n uint64) {
 	return n
 }
 
+// Unseen is how many packets of a port went by while a worker was behind, so that
+// nobody looked at whether they are to be captured.
+func (t *Capture) Unseen(port fib.PortID) (n uint64) {
+	for i := range t.taps {
+		n += t.taps[i].unseen[port].Load()
+	}
+	return n
+}
+
 // Done reports whether as many packets were captured as were asked for.
 func (t *Capture) Done() bool { return t.count > 0 && t.done.Load() >= t.count }
 
 // take takes one of the packets that are still to be captured.
 func (t *Capture) take() bool { return t.count == 0 || t.left.Add(-1) >= 0 }
 
+// goesOn reports whether packets are still to be captured.
+func (t *Capture) goesOn() bool { return t.count == 0 || t.left.Load() > 0 }
+
 // wants reports whether the next packet of a worker may be captured.
 func (t *Capture) wants(worker int) bool {
-	if t.count > 0 && t.left.Load() <= 0 {
+	if !t.goesOn() {
 		return false
 	}
 	if t.sample == 1 {
@@ -189,15 +197,9 @@ func (t *Capture) wants(worker int) bool {
 	return (x>>32)*t.sample>>32 == 0
 }
 
-// arrive keeps a packet's frame as it is before the worker changes it.
-func (t *Capture) arrive(s *scratch, frame []byte, worker int) {
-	t.taps[worker].entered = t.clock()
-	s.length = copy(s.arrived[:t.snaplen], frame)
-}
-
 // capturePacket records a packet at the points where it was seen.
-func (w *Worker) capturePacket(s *scratch) {
-	t, p, r := w.capture, &w.capture.taps[w.id], &s.record
+func (w *Worker) capturePacket(s *scratch, t *Capture) {
+	p, r := &t.taps[w.id], &s.record
 	end := Points
 	switch r.Fate {
 	case Dropped:
@@ -213,16 +215,17 @@ func (w *Worker) capturePacket(s *scratch) {
 	p.number++
 	c := w.captured(r)
 	c.At, c.Packet, c.Port, c.Length = p.entered, uint64(w.id)<<48|p.number, r.In, r.Length
+	arrived := s.arrived[:min(s.length, t.snaplen)]
 	if t.points[PointRX] {
 		c.Point = PointRX
-		t.push(p, &c, s.arrived[:s.length])
+		t.push(p, &c, arrived)
 	}
 	if ends {
 		c.Point = end
-		t.push(p, &c, s.arrived[:s.length])
+		t.push(p, &c, arrived)
 	}
 	if leaves {
-		w.captureSent(s, &c)
+		w.captureSent(s, t, &c)
 	}
 	t.done.Add(1)
 }
@@ -242,8 +245,8 @@ func (w *Worker) captured(r *TraceRecord) Captured {
 }
 
 // captureSent records the frames that a packet became.
-func (w *Worker) captureSent(s *scratch, c *Captured) {
-	t, p := w.capture, &w.capture.taps[w.id]
+func (w *Worker) captureSent(s *scratch, t *Capture, c *Captured) {
+	p := &t.taps[w.id]
 	c.At, c.Point = t.clock(), PointTX
 	for _, d := range s.sent[:s.nSent] {
 		c.Port, c.Length = d.port, d.desc.Len
@@ -256,10 +259,15 @@ func (w *Worker) captureSent(s *scratch, c *Captured) {
 // not begun: they arrived earlier, and waited for a neighbour or for the first
 // fragment of their datagram, or are the gateway's own.
 func (w *Worker) captureQueued() {
-	t, s := w.capture, w.scratch()
-	if !t.points[PointTX] {
-		return
+	for _, t := range w.looks.captures {
+		if t.points[PointTX] {
+			w.captureWaiting(t)
+		}
 	}
+}
+
+func (w *Worker) captureWaiting(t *Capture) {
+	s := &w.looks.scratch[w.id]
 	for i := range w.ports {
 		q := &w.out[i]
 		for _, d := range q.descs[:q.n] {
@@ -280,7 +288,7 @@ func (w *Worker) captureQueued() {
 			c := w.captured(r)
 			c.Packet = uint64(w.id)<<48 | p.number
 			s.sent[0], s.nSent = departure{fib.PortID(i), d}, 1
-			w.captureSent(s, &c)
+			w.captureSent(s, t, &c)
 			t.done.Add(1)
 		}
 	}

@@ -36,7 +36,8 @@ func (r *rig) capturing(text string, c CaptureConfig, points ...Point) (*Capture
 		c.Points[p] = true
 	}
 	t := NewCapture(c)
-	r.worker.SetCapture(t)
+	r.capture = t
+	r.look()
 	return t, func() (list []frameSeen) {
 		for {
 			var s frameSeen
@@ -209,7 +210,8 @@ func TestCaptureBounds(t *testing.T) {
 	if n := len(read()); n < 300 || n > 500 {
 		t.Errorf("%d of 4000 packets, one in 10 was asked for", n)
 	}
-	r.worker.SetCapture(nil)
+	r.capture = nil
+	r.look()
 	r.send(insidePort, frame)
 	if n := len(read()); n != 0 {
 		t.Errorf("%d frames after the end", n)

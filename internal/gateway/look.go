@@ -13,7 +13,36 @@ import (
 // maxFrame is the longest frame that a UMEM has.
 const maxFrame = 4096
 
-// scratch is what a worker that is looked at, by a trace or a capture, works in.
+// MaxLooks is how many traces can be on at the same time, and how many captures.
+const MaxLooks = 4
+
+// Looks are the traces and captures that are on. They are immutable: when one
+// begins or ends, others take their place.
+type Looks struct {
+	traces   []*Trace
+	captures []*Capture
+	scratch  []scratch // by worker
+}
+
+// NewLooks are at most MaxLooks traces and as many captures, all made for so many
+// workers; nil without any.
+func NewLooks(workers int, traces []*Trace, captures []*Capture) *Looks {
+	if len(traces)+len(captures) == 0 {
+		return nil
+	}
+	return &Looks{traces: traces, captures: captures, scratch: make([]scratch, workers)}
+}
+
+// SetLooks has the worker serve traces and captures from its next burst boundary
+// on; nil ends all. It may be called from any goroutine.
+func (w *Worker) SetLooks(l *Looks) { w.looking.Store(l) }
+
+// chosen says which traces and captures want a packet: a bit for each.
+type chosen struct{ traces, captures uint8 }
+
+func (c chosen) any() bool { return c.traces|c.captures != 0 }
+
+// scratch is what a worker that is looked at, by traces or captures, works in.
 type scratch struct {
 	record TraceRecord     // the packet at hand
 	about  conntrack.Tuple // by which its flow is found
@@ -23,7 +52,7 @@ type scratch struct {
 	sent  [maxFragments + 8]departure // the frames that it became
 	nSent int
 
-	arrived [maxFrame]byte // the frame as it arrived; of captures only
+	arrived [maxFrame]byte // the frame as it arrived, as much as a capture keeps
 	length  int
 }
 
@@ -48,41 +77,90 @@ func (s *scratch) sending(port fib.PortID, descs []xdp.Desc) {
 // returned last came from.
 type queued interface{ Queue(i int) int }
 
+// backlogged is a port that tells how many frames wait in its fullest queue.
+type backlogged interface{ Backlog() int }
+
+// maxBacklog is how many frames may wait while packets are looked at. A queue holds
+// some two thousand: those that wait now are forwarded together, in a third of the
+// time, long before any is lost.
+const maxBacklog = 4 * Burst
+
 // lookBurst is burst while a trace or a capture is on. The packets keep their
 // order.
 func (w *Worker) lookBurst(in fib.PortID, n int) {
-	s := w.scratch()
+	if p, ok := w.ports[in].(backlogged); ok && p.Backlog() > maxBacklog {
+		w.looks.unseen(w.id, in, n)
+		w.pass(in, n)
+		return
+	}
+	s := &w.looks.scratch[w.id]
 	queues, _ := w.ports[in].(queued)
 	copy(s.frames[:n], w.frames[:n])
 	first := 0 // of those that no filter needs to see
 	for i, d := range s.frames[:n] {
-		traced := w.trace != nil && w.trace.left.Load() > 0
-		captured := w.capture != nil && w.capture.wants(w.id)
-		if !traced && !captured {
+		by := w.looks.want(w.id)
+		if !by.any() {
 			continue
 		}
-		known := w.beginRecord(s, in, d)
-		traced = traced && (!known || mayMatch(w.trace.filter, &s.record))
-		captured = captured && (!known || mayMatch(w.capture.filter, &s.record))
-		if !traced && !captured {
+		if w.beginRecord(s, in, d) {
+			by = w.looks.mayMatch(by, &s.record)
+		}
+		if !by.any() {
 			continue
 		}
 		if s.record.Queue = -1; queues != nil {
 			s.record.Queue = queues.Queue(i)
 		}
 		w.passFrames(in, s.frames[first:i])
-		w.passAlone(s, d, traced, captured)
+		w.passAlone(s, d, by)
 		first = i + 1
 	}
 	w.passFrames(in, s.frames[first:n])
 }
 
-// scratch is the memory to look in, of a capture where there is one.
-func (w *Worker) scratch() *scratch {
-	if w.capture != nil {
-		return &w.capture.taps[w.id].scratch
+// want are those that may want the next packet of a worker.
+func (l *Looks) want(worker int) (by chosen) {
+	for i, t := range l.traces {
+		if t.left.Load() > 0 {
+			by.traces |= 1 << i
+		}
 	}
-	return &w.trace.taps[w.id].scratch
+	for i, t := range l.captures {
+		if t.wants(worker) {
+			by.captures |= 1 << i
+		}
+	}
+	return by
+}
+
+// mayMatch are those of by whose filters may choose a packet whose flow is known.
+func (l *Looks) mayMatch(by chosen, r *TraceRecord) chosen {
+	for i, t := range l.traces {
+		if by.traces&(1<<i) != 0 && !t.filter.Late() && !matches(t.filter, r) {
+			by.traces &^= 1 << i
+		}
+	}
+	for i, t := range l.captures {
+		if by.captures&(1<<i) != 0 && !t.filter.Late() && !matches(t.filter, r) {
+			by.captures &^= 1 << i
+		}
+	}
+	return by
+}
+
+// unseen notes n packets of a port that nobody looked at, since the worker was
+// behind.
+func (l *Looks) unseen(worker int, in fib.PortID, n int) {
+	for _, t := range l.traces {
+		if t.left.Load() > 0 {
+			t.taps[worker].unseen.Add(uint64(n))
+		}
+	}
+	for _, t := range l.captures {
+		if t.goesOn() {
+			t.taps[worker].unseen[in].Add(uint64(n))
+		}
+	}
 }
 
 // passFrames passes a part of a burst.
@@ -121,18 +199,15 @@ func (w *Worker) beginRecord(s *scratch, in fib.PortID, d xdp.Desc) bool {
 	return true
 }
 
-// mayMatch reports whether a filter may choose a packet whose flow is known.
-func mayMatch(f *filter.Filter, r *TraceRecord) bool { return f.Late() || matches(f, r) }
-
-// passAlone passes one packet, whose record was begun, and records it where a
-// filter chooses it.
-func (w *Worker) passAlone(s *scratch, d xdp.Desc, traced, captured bool) {
-	r := &s.record
-	if traced {
+// passAlone passes one packet, whose record was begun, and records it where the
+// filter of those that want it chooses it.
+func (w *Worker) passAlone(s *scratch, d xdp.Desc, by chosen) {
+	r, l := &s.record, w.looks
+	if by.traces != 0 {
 		w.foresee(s)
 	}
-	if captured {
-		w.capture.arrive(s, w.frame(d), w.id)
+	if by.captures != 0 {
+		l.arrive(s, w.frame(d), w.id, by)
 	}
 	// What the queues hold then is the packet's, and what the rings refuse.
 	w.transmitAll()
@@ -146,12 +221,29 @@ func (w *Worker) passAlone(s *scratch, d xdp.Desc, traced, captured bool) {
 		s.about = w.led
 	}
 	w.findOut(s, held)
-	if traced && matches(w.trace.filter, r) {
-		w.trace.push(&w.trace.taps[w.id], r)
+	for i, t := range l.traces {
+		if by.traces&(1<<i) != 0 && matches(t.filter, r) {
+			t.push(&t.taps[w.id], r)
+		}
 	}
-	if captured && matches(w.capture.filter, r) {
-		w.capturePacket(s)
+	for i, t := range l.captures {
+		if by.captures&(1<<i) != 0 && matches(t.filter, r) {
+			w.capturePacket(s, t)
+		}
 	}
+}
+
+// arrive keeps a packet's frame as it is before the worker changes it, and the
+// time of those captures that want it.
+func (l *Looks) arrive(s *scratch, frame []byte, worker int, by chosen) {
+	most := 0
+	for i, t := range l.captures {
+		if by.captures&(1<<i) != 0 {
+			t.taps[worker].entered = t.clock()
+			most = max(most, t.snaplen)
+		}
+	}
+	s.length = copy(s.arrived[:most], frame)
 }
 
 func (w *Worker) transmitAll() {

@@ -63,7 +63,9 @@ type rig struct {
 	extra    []fib.Route
 	workers  int
 	exchange *fragment.Exchange
-	wakes    [2]int // by worker: how often this one woke it
+	trace    *Trace   // that is on, with
+	capture  *Capture // this
+	wakes    [2]int   // by worker: how often this one woke it
 }
 
 // rigOption changes the rig before the worker is made.

@@ -34,10 +34,6 @@ func NewTrace(f *filter.Filter, workers, n int) *Trace {
 	return t
 }
 
-// SetTrace starts a trace, or with nil ends it, at the worker's next burst
-// boundary. It may be called from any goroutine.
-func (w *Worker) SetTrace(t *Trace) { w.tracing.Store(t) }
-
 // Read takes the oldest record of a worker, and reports whether there was one.
 func (t *Trace) Read(worker int, r *TraceRecord) bool {
 	p := &t.taps[worker]
@@ -55,6 +51,15 @@ func (t *Trace) Read(worker int, r *TraceRecord) bool {
 func (t *Trace) Lost() (n uint64) {
 	for i := range t.taps {
 		n += t.taps[i].lost.Load()
+	}
+	return n
+}
+
+// Unseen is how many packets went by while a worker was behind, so that nobody
+// looked at whether they are to be traced.
+func (t *Trace) Unseen() (n uint64) {
+	for i := range t.taps {
+		n += t.taps[i].unseen.Load()
 	}
 	return n
 }
@@ -125,12 +130,11 @@ func (r *TraceRecord) Leaves() (conntrack.Tuple, bool) {
 	return key(&r.Left), r.Left.End != 0 && r.Error == NoError && !r.Reset && r.Fate != Answered
 }
 
-// tap is one worker's part of a trace: a ring for one writer and one reader, and
-// what the writer works in.
+// tap is one worker's part of a trace: a ring for one writer and one reader.
 type tap struct {
-	scratch
 	head, tail atomic.Uint64 // next to write, next to read; see Read
 	lost       atomic.Uint64
+	unseen     atomic.Uint64
 	records    [traceRing]TraceRecord
 }
 

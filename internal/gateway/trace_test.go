@@ -24,7 +24,8 @@ func (r *rig) traced(text string, n int) (*Trace, func() []TraceRecord) {
 		r.t.Fatal(err)
 	}
 	t := NewTrace(f, 1, n)
-	r.worker.SetTrace(t)
+	r.trace = t
+	r.look()
 	return t, func() (list []TraceRecord) {
 		for {
 			list = append(list, TraceRecord{})
@@ -33,6 +34,19 @@ func (r *rig) traced(text string, n int) (*Trace, func() []TraceRecord) {
 			}
 		}
 	}
+}
+
+// look has the worker serve the rig's trace and capture.
+func (r *rig) look() {
+	var traces []*Trace
+	var captures []*Capture
+	if r.trace != nil {
+		traces = append(traces, r.trace)
+	}
+	if r.capture != nil {
+		captures = append(captures, r.capture)
+	}
+	r.worker.SetLooks(NewLooks(1, traces, captures))
 }
 
 // single expects one record.
@@ -192,7 +206,8 @@ func TestTraceEnds(t *testing.T) {
 	if n := len(read()); n != traceRing || trace.Lost() != 7 {
 		t.Errorf("%d records, %d lost", n, trace.Lost())
 	}
-	r.worker.SetTrace(nil)
+	r.trace = nil
+	r.look()
 	r.send(insidePort, frame)
 	if n := len(read()); n != 0 {
 		t.Errorf("%d records after the end", n)

@@ -12,7 +12,7 @@ func TestTraceIsReadWhileWritten(t *testing.T) {
 	const packets = 3000
 	r := newRig(t)
 	trace := NewTrace(&filter.Filter{}, 1, packets)
-	r.worker.SetTrace(trace)
+	r.worker.SetLooks(NewLooks(1, []*Trace{trace}, nil))
 	worked := make(chan struct{})
 	seen := make(chan int)
 	go func() {

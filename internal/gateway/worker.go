@@ -59,11 +59,8 @@ type Worker struct {
 	pointer  *atomic.Pointer[Snapshot]
 	snapshot *Snapshot // the one in use since the last burst boundary
 	adopted  atomic.Pointer[Snapshot]
-	tracing  atomic.Pointer[Trace] // set by the control plane: see SetTrace
-	trace    *Trace                // as it was at the last burst boundary; nil is none
-	captures atomic.Pointer[Capture]
-	capture  *Capture // likewise
-	looked   bool     // one of them is there
+	looking  atomic.Pointer[Looks] // set by the control plane: see SetLooks
+	looks    *Looks                // as it was at the last burst boundary; nil is none
 	alloc    nat.Allocator
 	resolve  chan<- Neighbour
 	punter   Punter
@@ -144,7 +141,7 @@ func (w *Worker) Step(now conntrack.Tick) int {
 	if w.inbox != nil {
 		seen = w.takeOver()
 	}
-	if w.capture != nil {
+	if w.looks != nil {
 		w.captureQueued()
 	}
 	for i := range w.ports {
@@ -164,8 +161,7 @@ func (w *Worker) Step(now conntrack.Tick) int {
 // begin enters a burst boundary: from here on the snapshot in use is the newest,
 // and what waited for a change is tried again.
 func (w *Worker) begin(now conntrack.Tick) {
-	w.trace, w.capture = w.tracing.Load(), w.captures.Load()
-	w.looked = w.trace != nil || w.capture != nil
+	w.looks = w.looking.Load()
 	s := w.pointer.Load()
 	changed := s != w.snapshot
 	if changed {

@@ -37,7 +37,7 @@ func drawFile(t *rapid.T) (interfaces []Interface, packets []Packet, counters []
 		})
 	}
 	for i := range interfaces {
-		counters = append(counters, Statistics{Interface: i, Start: begin, At: begin.Add(time.Second), Received: rapid.Uint64().Draw(t, "received"), Dropped: uint64(i)})
+		counters = append(counters, Statistics{Interface: i, Start: begin, At: begin.Add(time.Second), Received: rapid.Uint64().Draw(t, "received"), Dropped: uint64(i), Unseen: rapid.Uint64().Draw(t, "unseen")})
 	}
 	return interfaces, packets, counters
 }

@@ -176,6 +176,8 @@ func (b *body) statistics() *Statistics {
 			s.Received = binary.LittleEndian.Uint64(v)
 		case optDrop:
 			s.Dropped = binary.LittleEndian.Uint64(v)
+		case optOSDrop:
+			s.Unseen = binary.LittleEndian.Uint64(v)
 		}
 	})
 	return s

@@ -25,6 +25,7 @@ const (
 	optResolution, optFilter                   = 9, 11
 	optFlags, optPacketID, optQueue            = 2, 5, 6
 	optStart, optEndTime, optReceived, optDrop = 2, 3, 4, 5
+	optOSDrop                                  = 7
 
 	ethernet   = 1 // LINKTYPE_ETHERNET
 	nanosecond = 9 // if_tsresol: 10^-9 s
@@ -63,6 +64,7 @@ type Statistics struct {
 	Interface         int
 	Start, At         time.Time
 	Received, Dropped uint64 // frames that were chosen, and of those the ones that are not in the file
+	Unseen            uint64 // frames that nobody looked at, so that they may have been chosen (isb_osdrop)
 }
 
 // Writer writes blocks.
@@ -138,6 +140,8 @@ func (w *Writer) Statistics(s *Statistics) error {
 	w.u64(s.Received)
 	w.option(optDrop, 8)
 	w.u64(s.Dropped)
+	w.option(optOSDrop, 8)
+	w.u64(s.Unseen)
 	return w.end()
 }
 

@@ -1,0 +1,55 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// ErrLooks refuses a trace or capture where as many are on as there can be.
+var ErrLooks = errors.New("as many are on as there can be")
+
+// Look is a trace or capture that is on.
+type Look struct {
+	Kind   string    `json:"kind"`   // trace or capture
+	Filter string    `json:"filter"` // "" is every packet
+	Since  time.Time `json:"since"`
+	Peer
+}
+
+// Peer is who is at the other end of the control socket, as the kernel tells
+// (SO_PEERCRED).
+type Peer struct {
+	PID int    `json:"pid"` // 0 where this process cannot see that one
+	UID uint32 `json:"uid"`
+}
+
+func (p Peer) String() string {
+	if p.PID == 0 {
+		return fmt.Sprintf("a process of uid %d", p.UID)
+	}
+	return fmt.Sprintf("pid %d (uid %d)", p.PID, p.UID)
+}
+
+// TooManyLooks is ErrLooks, with who has those that are on.
+func TooManyLooks(kind string, on []Look) error {
+	var who []string
+	for _, l := range on {
+		if l.Kind == kind {
+			who = append(who, fmt.Sprintf("%s since %s", l.Peer, l.Since.Local().Format(time.TimeOnly)))
+		}
+	}
+	return fmt.Errorf("%ss: %w, %d: %s; end one with Ctrl-C where it runs, or by `kill -INT` of its pid", kind, ErrLooks, len(who), strings.Join(who, ", "))
+}
+
+type peerKey struct{}
+
+// PeerOf is who asks for what is done with ctx. It is known of requests over the
+// control socket.
+func PeerOf(ctx context.Context) (p Peer, known bool) {
+	c, _ := ctx.Value(peerKey{}).(net.Conn)
+	return peerOf(c)
+}
