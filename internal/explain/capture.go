@@ -12,7 +12,7 @@ import (
 
 // Comment is what a captured packet's comment says, in the words of Trace: fields
 // `NAME: VALUE` with "; " between them, verdict first, and only those that apply.
-// docs/operations.md lists them; names are never renamed.
+// docs/tracing.md lists them; names are never renamed.
 func Comment(g *Gateway, worker int, c *gateway.Captured) string {
 	a := &account{Gateway: g}
 	f := make(fields, 0, 12)
