@@ -13,8 +13,8 @@ import (
 	"sluice/internal/filter"
 )
 
-// taken is what a capture took, without the times.
-func taken(t *Capture) (list []frameSeen) {
+// allCaptured is what a capture took, without the times.
+func allCaptured(t *Capture) (list []frameSeen) {
 	for {
 		var s frameSeen
 		var ok bool
@@ -69,7 +69,7 @@ func TestSeveralLooksAtOnce(t *testing.T) {
 			}
 		}
 		for i := range captures {
-			if d := cmp.Diff(taken(singleCaptures[i]), taken(captures[i]), cmp.Exporter(func(reflect.Type) bool { return true })); d != "" {
+			if d := cmp.Diff(allCaptured(singleCaptures[i]), allCaptured(captures[i]), cmp.Exporter(func(reflect.Type) bool { return true })); d != "" {
 				rt.Fatalf("capture %d, alone and with others: %s", i, d)
 			}
 		}
