@@ -331,7 +331,7 @@ func TestTraceIsHurried(t *testing.T) {
 		t.Errorf("an explanation says %v", o.Reason)
 	}
 	trace := NewTrace(&filter.Filter{}, 1, 10)
-	r.worker.SetTrace(trace)
+	r.worker.SetLooks(NewLooks(1, []*Trace{trace}, nil))
 	r.send(insidePort, frame)
 	var record TraceRecord
 	if !trace.Read(0, &record) || record.Fate != Searching || record.Outcome.Mapping.Origin != nat.PortShared || record.Outcome.Reason != verdict.None {
