@@ -63,6 +63,9 @@ func (w *Worker) NewServiceMapping(service uint16, proto uint8, client uint32, p
 	return w.newMapping(service, proto, client, port, x, extPort, nil, now)
 }
 
+// SeenAt reports whether a packet of the flow was seen in this tick already.
+func (f *Flow) SeenAt(now Tick) bool { return f.lastSeen() == now }
+
 // oneWay is the status of a flow whose answers go another way, after a packet of
 // the client's, not the first, and all that it alone tells. The client acknowledges the SYN that
 // was not seen; so what would take a forger on both sides elsewhere takes one

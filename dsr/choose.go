@@ -38,19 +38,65 @@ func (s *Service) maglevSlot(t *conntrack.Tuple) uint32 {
 
 // Pick is Select for a service that may have session affinity: a client that was
 // served within that time keeps its backend, as long as that one gets new flows.
+// Of two workers that pick for one client at once both pick the same backend.
 func (s *Service) Pick(t conntrack.Tuple, now conntrack.Tick, random uint64) *Backend {
 	if s.Affinity == 0 || s.affinity == nil {
 		return s.Select(t, random)
 	}
-	if b := s.kept(t, now); b != nil {
-		s.affinity.keep(s.ID, t.Src, b.ID, now)
-		return b
+	key := affinityKey(s.ID, t.Src)
+	set := s.affinity.set(key)
+	// All there are: who helps another may be late, and leave a second one.
+	for at, word := set.find(key); word != 0; at, word = set.find(key) {
+		b := s.inSlot(slotOf(word))
+		// Once more, since the place may have become another entry's before renew.
+		if b != nil && set.renew(at, s.Affinity, now) && set.words[at].Load() == word {
+			return b
+		}
+		set.words[at].CompareAndSwap(word, 0)
 	}
 	b := s.Select(t, random)
-	if b != nil {
-		s.affinity.keep(s.ID, t.Src, b.ID, now)
+	if b == nil {
+		return nil
+	}
+	// Where the slot means nothing here, the other worker had another table.
+	if stands := s.inSlot(set.agree(key, b.slot, now)); stands != nil {
+		return stands
 	}
 	return b
+}
+
+// Seen notes that a client of the service was just served by one of its backends,
+// as a flow did that began earlier: affinity lasts from a client's last packet, as
+// Cilium has it (bpf/lib/lb.h), and not from its last connection. A client that has
+// none, after a restart above all, gets it by that.
+func (s *Service) Seen(client uint32, by BackendID, now conntrack.Tick) {
+	if s.Affinity == 0 || s.affinity == nil {
+		return
+	}
+	key := affinityKey(s.ID, client)
+	set := s.affinity.set(key)
+	at, word := set.find(key)
+	if word == 0 {
+		for _, b := range s.active {
+			if b.ID == by {
+				set.agree(key, b.slot, now)
+				return
+			}
+		}
+		return
+	}
+	// A flow that stays on a backend that drains keeps no client there.
+	if b := s.inSlot(slotOf(word)); b != nil && b.ID == by {
+		set.renew(at, s.Affinity, now)
+	}
+}
+
+// inSlot is the backend with this slot, nil where none has it that gets new flows.
+func (s *Service) inSlot(slot uint16) *Backend {
+	if int(slot) >= len(s.slots) {
+		return nil
+	}
+	return s.slots[slot]
 }
 
 // maxTurns bounds the order of turns: weights whose ratios need more are rounded.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -283,40 +282,6 @@ func TestAffinity(t *testing.T) {
 	if b := s.Pick(client(0), now, 0); b.ID == kept.ID {
 		t.Error("a draining backend gets a new flow")
 	}
-}
-
-// TestAffinityIsBounded: many clients displace those not seen for the longest
-// time; a client that is seen all the time stays.
-func TestAffinityIsBounded(t *testing.T) {
-	a := NewAffinity(64, 7)
-	for i := range 100000 {
-		now := conntrack.Tick(i)
-		a.keep(1, 7, 9, now)
-		a.keep(1, uint32(i+100), 8, now)
-		if id := a.find(1, 7, 1<<30, now); id != 9 {
-			t.Fatalf("after %d clients it is %d", i, id)
-		}
-	}
-}
-
-// TestAffinityConcurrently: whatever workers do at once, what is found for a client
-// was noted for it.
-func TestAffinityConcurrently(t *testing.T) {
-	a := NewAffinity(256, 7)
-	var running sync.WaitGroup
-	for g := range 4 {
-		running.Go(func() {
-			for i := range 50000 {
-				c := uint32(i*7+g*13) % 1024
-				if id := a.find(1, c, 1<<30, conntrack.Tick(i)); id != 0 && id != BackendID(c+1) {
-					t.Errorf("client %d has %d", c, id)
-					return
-				}
-				a.keep(1, c, BackendID(c+1), conntrack.Tick(i))
-			}
-		})
-	}
-	running.Wait()
 }
 
 // TestSelectAllocates nothing, on the way of every new flow.

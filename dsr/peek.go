@@ -22,16 +22,13 @@ func (s *Service) Peek(t conntrack.Tuple, now conntrack.Tick, random uint64) *Ba
 
 // kept is the backend that the client keeps for its affinity, nil for none.
 func (s *Service) kept(t conntrack.Tuple, now conntrack.Tick) *Backend {
-	id := s.affinity.find(s.ID, t.Src, s.Affinity, now)
-	if id == 0 {
+	key := affinityKey(s.ID, t.Src)
+	set := s.affinity.set(key)
+	at, word := set.find(key)
+	if word == 0 || set.age(at, now) >= s.Affinity {
 		return nil
 	}
-	for _, b := range s.active {
-		if b.ID == id {
-			return b
-		}
-	}
-	return nil
+	return s.inSlot(slotOf(word))
 }
 
 // BackendAt is the backend at an address and port, whatever its state, or nil.

@@ -79,6 +79,8 @@ type Backend struct {
 	Agent   bool // somebody there answers with the service's address
 	State   State
 	Line    int // of the configuration
+
+	slot uint16 // its number in the service, by which Affinity knows it
 }
 
 // Endpoint is the backend's address and port.
@@ -110,6 +112,7 @@ type Service struct {
 	bounds   []uint64   // cumulated weights of active
 	turn     atomic.Uint32
 	affinity *Affinity
+	slots    []*Backend // by slot; nil where none has it that gets new flows
 }
 
 // AllowedSource reports whether a client may use the service.
@@ -158,6 +161,7 @@ type Table struct {
 	keys     set[uint64, *Service]
 	vips     set[uint32, struct{}]
 	behind   set[uint32, struct{}] // addresses of backends
+	sticky   bool // a service has affinity
 }
 
 // New makes the table of services. ids gives out their numbers; what Maglev tables
@@ -179,13 +183,18 @@ func New(services []ServiceConfig, ids *Ids, previous *Table, affinity *Affinity
 			return nil, err
 		}
 		s.affinity = affinity
+		t.sticky = t.sticky || s.Affinity > 0
 		if len(c.Sources) > 0 {
 			s.sources = new(bart.Lite)
 			for _, p := range c.Sources {
 				s.sources.Insert(p)
 			}
 		}
-		s.arrange(previous.Service(s.ID))
+		before := previous.Service(s.ID)
+		if err := s.number(before); err != nil {
+			return nil, err
+		}
+		s.arrange(before)
 	}
 	return t, nil
 }
@@ -226,11 +235,43 @@ func place[T any](list []*T, i int, v *T) []*T {
 	return list
 }
 
+// number gives the backends their slots: those that the table before had keep
+// theirs.
+func (s *Service) number(before *Service) error {
+	if len(s.Backends) > MaxBackends {
+		return fmt.Errorf("service %q has %d backends: at most %d", s.Name, len(s.Backends), MaxBackends)
+	}
+	old := map[BackendID]uint16{}
+	if before != nil {
+		for _, b := range before.Backends {
+			old[b.ID] = b.slot
+		}
+	}
+	taken := make([]bool, MaxBackends)
+	for _, b := range s.Backends {
+		if slot, ok := old[b.ID]; ok {
+			b.slot, taken[slot] = slot, true
+		}
+	}
+	next := 0
+	for _, b := range s.Backends {
+		if _, ok := old[b.ID]; ok {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		b.slot, taken[next] = uint16(next), true
+	}
+	return nil
+}
+
 // arrange prepares the choice among the backends that get new flows.
 func (s *Service) arrange(before *Service) {
 	for _, b := range s.Backends {
 		if b.State == Active && b.Weight > 0 {
 			s.active = append(s.active, b)
+			s.slots = place(s.slots, int(b.slot), b)
 		}
 	}
 	// By the names that Maglev hashes, so that every gateway has one order.
@@ -294,6 +335,9 @@ func (t *Table) IsBackend(addr uint32) bool {
 	_, ok := t.behind.get(addr)
 	return ok
 }
+
+// Sticky reports whether any service has session affinity.
+func (t *Table) Sticky() bool { return t != nil && t.sticky }
 
 // Service returns the service with this number, or nil.
 func (t *Table) Service(id ServiceID) *Service {

@@ -144,11 +144,31 @@ func TestAffinity(t *testing.T) {
 	}
 }
 
+// TestAffinityLasts from a client's last packet, and not from its last connection.
+func TestAffinityLasts(t *testing.T) {
+	for _, talks := range []bool{true, false} {
+		v := newServed(t, serviceSpec{backends: backends[:], algorithm: dsr.RoundRobin, affinity: 600})
+		open := func(port uint16) uint32 {
+			v.send(outsidePort, from{src: server, dst: vip, sport: port, dport: servedPort}.udp(t))
+			return v.one(insidePort).packet.Dst
+		}
+		first := open(1000)
+		for range 3 {
+			if v.now += 500; talks {
+				open(1000)
+			}
+		}
+		if got := open(1001); (got == first) != talks {
+			t.Errorf("a client that went on talking (%v) kept its backend (%v)", talks, got == first)
+		}
+	}
+}
+
 // TestServiceAllocations: forwarding, beginning, moving and refusing allocate
 // nothing.
 func TestServiceAllocations(t *testing.T) {
 	for _, mode := range []dsr.Mode{dsr.SNAT, dsr.DSR} {
-		v := newServed(t, serviceSpec{mode: mode, backends: backends[:]})
+		v := newServed(t, serviceSpec{mode: mode, backends: backends[:], affinity: 600})
 		c := from{src: server, dst: vip, sport: 40000, dport: servedPort, payload: "data"}
 		v.send(outsidePort, c.tcp(t, packet.TCPSyn))
 		v.send(outsidePort, c.udp(t))

@@ -56,6 +56,9 @@ func (w *Worker) forwardService(d xdp.Desc, frame []byte, p *packet.Packet, flow
 	if r := w.ready(hop, src); r != verdict.None {
 		return r
 	}
+	if dir == conntrack.Original && w.snapshot.Balance.Sticky() && !flow.SeenAt(w.now) {
+		w.stick(flow, p)
+	}
 	w.account(p, flow, dir)
 	w.countService(flow, dir, p)
 	if p.TCPFlags&packet.TCPSyn != 0 {

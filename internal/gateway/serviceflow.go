@@ -105,6 +105,13 @@ func (w *Worker) rejudge(flow *conntrack.Flow, dir conntrack.Direction, p *packe
 	return verdict.BackendGone
 }
 
+// stick keeps a client at its backend while its flows go on, once a tick.
+func (w *Worker) stick(flow *conntrack.Flow, p *packet.Packet) {
+	if service := w.snapshot.Balance.Service(dsr.ServiceID(flow.Service())); service != nil {
+		service.Seen(p.Src, dsr.BackendID(flow.Backend()), w.now)
+	}
+}
+
 // rejects and resets are what a service says about clients that it has no
 // backend for.
 func rejects(s *dsr.Service) bool { return s.Reject }

@@ -54,3 +54,35 @@ func (v *rig) second() *rig {
 	})
 	return r
 }
+
+// TestOneBackendForOneClient: two workers get the first packets of two flows of one
+// client at once. With affinity both flows go to one backend.
+func TestOneBackendForOneClient(t *testing.T) {
+	for _, algorithm := range []dsr.Algorithm{dsr.Random, dsr.RoundRobin} {
+		v := newServed(t, serviceSpec{backends: backends[:], algorithm: algorithm, affinity: 600}, func(r *rig, _ *Snapshot) { r.workers = 2 })
+		pair := [2]*rig{v.rig, v.second()}
+		served := map[uint32]int{}
+		for round := range 200 {
+			var start, done sync.WaitGroup
+			start.Add(1)
+			for i, r := range pair {
+				frame := from{src: server + 256*uint32(round), dst: vip, sport: uint16(1000 + i), dport: servedPort}.tcp(t, packet.TCPSyn)
+				r.ports[outsidePort].rx = append(r.ports[outsidePort].rx, r.memory.take(t, frame))
+				done.Go(func() {
+					start.Wait()
+					r.worker.Step(v.now)
+				})
+			}
+			start.Done()
+			done.Wait()
+			a, b := pair[0].one(insidePort), pair[1].one(insidePort)
+			if a.packet.Dst != b.packet.Dst {
+				t.Fatalf("%v, client %d: one worker sent %s, the other %s", algorithm, round, endpoints(a), endpoints(b))
+			}
+			served[a.packet.Dst]++
+		}
+		if len(served) != 2 {
+			t.Errorf("%v: all clients went to one backend", algorithm)
+		}
+	}
+}
