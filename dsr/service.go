@@ -161,7 +161,7 @@ type Table struct {
 	keys     set[uint64, *Service]
 	vips     set[uint32, struct{}]
 	behind   set[uint32, struct{}] // addresses of backends
-	sticky   bool // a service has affinity
+	sticky   bool                  // a service has affinity
 }
 
 // New makes the table of services. ids gives out their numbers; what Maglev tables

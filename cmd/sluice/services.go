@@ -121,9 +121,20 @@ func seconds(s float64) string { return (time.Duration(s * float64(time.Second))
 // stateOf is a backend's state, and why.
 func stateOf(b *control.Backend) string {
 	if b.Health != nil && !b.Health.Healthy && b.Health.Reason != "" {
-		return b.State + ": " + b.Health.Reason
+		return stateBy(b) + ": " + b.Health.Reason
 	}
-	return b.State
+	return stateBy(b)
+}
+
+// stateBy is a backend's state, and whether an operator asked for it.
+func stateBy(b *control.Backend) string {
+	switch {
+	case !b.Drained:
+		return b.State
+	case b.State == "draining":
+		return "draining (by hand)"
+	}
+	return b.State + ", drained by hand"
 }
 
 func writeService(w *bytes.Buffer, s *control.Service) {
@@ -153,7 +164,7 @@ func writeService(w *bytes.Buffer, s *control.Service) {
 	t.indent = "  "
 	for i := range s.Backends {
 		b := &s.Backends[i]
-		t.row(b.Address.String(), strconv.Itoa(b.Weight), b.State, b.ReturnPath, strconv.Itoa(b.Traffic.Live), number(b.Traffic.Flows),
+		t.row(b.Address.String(), strconv.Itoa(b.Weight), stateBy(b), b.ReturnPath, strconv.Itoa(b.Traffic.Live), number(b.Traffic.Flows),
 			bytesOf(b.Traffic.Bytes.Original), bytesOf(b.Traffic.Bytes.Reply), probeOf(b.Health))
 	}
 	flush(t)
@@ -200,9 +211,10 @@ fail, it stays dead until they succeed.`,
 		c.Use = "drain SERVICE|all ADDRESS[:PORT]"
 		c.Short = "Give a backend no new flows"
 		c.Long = `Drain has a backend get no new flows, in one service or in all; those that it has go
-on until they end. Without PORT all ports of the address are meant. It lasts over
-reloads, until ` + "`sluice backend enable`" + ` or the daemon's end; to keep it, write weight: 0 into the
-configuration.`
+on until they end. Without PORT all ports of the address are meant. It lasts until
+` + "`sluice backend enable`" + `, over reloads and restarts; a machine that reboots forgets it, as
+it does its flows, and so does a daemon with state-file: "". To write it down, set
+weight: 0 in the configuration.`
 		c.Example = "  sluice backend drain web 10.0.2.123:80\n  sluice backend drain all 10.0.2.123"
 	}
 	c.Args = func(_ *cobra.Command, args []string) error {

@@ -22,7 +22,8 @@ type Balancing interface {
 
 	// SetDraining has a backend get no new flows, or get them again: in one
 	// service, or in all where service is "". It says which it changed. The choice
-	// lasts until it is taken back or the daemon ends; a reload keeps it.
+	// lasts until it is taken back: a reload keeps it, and where flows outlive the
+	// daemon, a restart.
 	SetDraining(ctx context.Context, service string, backend BackendAddress, drain bool) (BackendChange, error)
 }
 

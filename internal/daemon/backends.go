@@ -75,12 +75,36 @@ func (d *Daemon) probeBackends(ctx context.Context) {
 
 // backendChanged follows a backend that went or came back.
 func (d *Daemon) backendChanged(change health.Change) {
+	// A reload may have come first, by which the backend is not probed any more.
+	if r, probed := d.health.Report(change.Target); !probed || r.Healthy != change.Healthy {
+		return
+	}
 	k := backendKey{change.Target.Service, change.Target.Address}
 	state := d.balancer.states[k]
 	state.dead = !change.Healthy
 	d.log.Info("backend changed", "service", k.service, "backend", k.at, "healthy", change.Healthy, "reason", change.Reason)
 	if err := d.setStates(map[backendKey]backendState{k: state}); err != nil {
 		d.log.Error("a backend changed, and could not be followed", "error", err)
+	}
+}
+
+// followProbes takes over what the probes say: a change of their configuration may
+// have cut off a report.
+func (d *Daemon) followProbes() {
+	changes := map[backendKey]backendState{}
+	for target := range probes(d.config) {
+		k := backendKey{target.Service, target.Address}
+		state := d.balancer.states[k]
+		if r, probed := d.health.Report(target); probed && state.dead == r.Healthy {
+			state.dead = !r.Healthy
+			changes[k] = state
+		}
+	}
+	if len(changes) == 0 {
+		return
+	}
+	if err := d.setStates(changes); err != nil {
+		d.log.Error("backends changed, and could not be followed", "error", err)
 	}
 }
 
@@ -131,7 +155,13 @@ func (d *Daemon) setDraining(service string, backend control.BackendAddress, dra
 	}
 	switch {
 	case len(out.Backends) > 0:
-		return out, d.setStates(changes)
+		if err := d.setStates(changes); err != nil {
+			return out, err
+		}
+		if err := d.balancer.keep(); err != nil {
+			return out, fmt.Errorf("it is done; but %w", err)
+		}
+		return out, nil
 	case service == "":
 		return out, fmt.Errorf("no service has a backend %s; `sluice services list` names them", backend)
 	}

@@ -22,11 +22,14 @@ import (
 type balancer struct {
 	ids    *dsr.Ids
 	table  *dsr.Table
-	kept   *dsr.Affinity // made when the first service wants it
+	sticky *dsr.Affinity // made when the first service wants it
 	states map[backendKey]backendState
+	file   drainFile    // of those that are drained
+	kept   []backendKey // what is in it
 	choice gateway.Choice
 	silent map[dsr.BackendID]unanswered
-	told   map[uint32]xdp.AddressKind // service addresses that are no external ones
+	since  map[dsr.BackendID]gateway.BackendCounters // of ids that had another backend before: as they were then
+	told   map[uint32]xdp.AddressKind                // service addresses that are no external ones
 	paths  gateway.PathMTUs
 }
 
@@ -38,7 +41,7 @@ type backendKey struct {
 
 // backendState is what is known of a backend beyond the configuration.
 type backendState struct {
-	drained bool // by an operator, until enabled or the daemon ends
+	drained bool // by an operator, until enabled
 	dead    bool // by the probes
 }
 
@@ -57,7 +60,7 @@ func (s backendState) state() dsr.State {
 const affinityClients = 1 << 16
 
 func newBalancer() *balancer {
-	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}, silent: map[dsr.BackendID]unanswered{}}
+	b := &balancer{ids: dsr.NewIds(), states: map[backendKey]backendState{}, told: map[uint32]xdp.AddressKind{}, silent: map[dsr.BackendID]unanswered{}, since: map[dsr.BackendID]gateway.BackendCounters{}}
 	var key [16]byte
 	rand.Read(key[:]) // never fails (crypto/rand)
 	b.choice = gateway.Choice{binary.LittleEndian.Uint64(key[:]), binary.LittleEndian.Uint64(key[8:])}
@@ -67,11 +70,11 @@ func newBalancer() *balancer {
 // configure makes the table of a configuration; a backend keeps its state.
 func (b *balancer) configure(c *config.Config) error {
 	for i := range c.Services {
-		if c.Services[i].SessionAffinity > 0 && b.kept == nil {
-			b.kept = dsr.NewAffinity(affinityClients, b.choice[0])
+		if c.Services[i].SessionAffinity > 0 && b.sticky == nil {
+			b.sticky = dsr.NewAffinity(affinityClients, b.choice[0])
 		}
 	}
-	table, err := dsr.New(serviceConfigs(c, func(k backendKey) dsr.State { return b.states[k].state() }), b.ids, b.table, b.kept)
+	table, err := dsr.New(serviceConfigs(c, func(k backendKey) dsr.State { return b.states[k].state() }), b.ids, b.table, b.sticky)
 	if err != nil {
 		return err
 	}

@@ -138,6 +138,7 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	defer took.tell(d.log)
 	took.done("configuration")
 	balancer := newBalancer()
+	balancer.recall(c, d.log)
 	if err := balancer.configure(c); err != nil {
 		return err
 	}
@@ -169,6 +170,9 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	d.publisher.now = func() conntrack.Tick { return tick(d.plane.threads[0].clock.Now()) }
 	d.plane.table.SharePeers(d.plane.steering.Peers())
 	d.balancer = balancer
+	if err := balancer.keep(); err != nil { // without those that are no more
+		d.log.Warn(err.Error())
+	}
 	d.config, d.policy, d.routes, d.host = c, pol, d.mirror.Current(), d.peers.Current()
 	d.view.warnings, d.view.loaded = warnings, d.started
 	// Flows that were left get their addresses back before anything else can
@@ -220,7 +224,10 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 		return err
 	}
 	d.probeBackends(ctx)
-	defer d.health.Close()
+	defer func() {
+		cancel() // what a probe found waits for the control goroutine, or for this
+		d.health.Close()
+	}()
 	running.Go(func() { failed <- d.mirror.Run(ctx, d.routeChange) })
 	running.Go(func() { failed <- d.peers.Run(ctx, d.hostPeerChange) })
 	running.Go(func() { failed <- server.Serve(ctx, listener) })

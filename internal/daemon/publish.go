@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"sluice/conntrack"
+	"sluice/dsr"
 	"sluice/internal/config"
 	"sluice/internal/fib"
 	"sluice/internal/gateway"
@@ -61,6 +62,7 @@ type inForce struct {
 	config   *config.Config
 	snapshot *gateway.Snapshot
 	states   map[backendKey]backendState
+	since    map[dsr.BackendID]gateway.BackendCounters
 }
 
 // external is an address that sources are translated to, with the bitmap by
@@ -118,7 +120,7 @@ func (p *publisher) publish() error {
 	p.adopted(next)
 	p.settleForwards(static, first)
 	p.leaveToHost(next)
-	p.inForce.Store(&inForce{p.config, next, maps.Clone(p.balancer.states)})
+	p.inForce.Store(&inForce{p.config, next, maps.Clone(p.balancer.states), maps.Clone(p.balancer.since)})
 	if err := p.dropExternals(wanted); err != nil {
 		return err
 	}

@@ -78,6 +78,7 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 	old, oldPolicy, oldTable := d.config, d.policy, d.balancer.table
 	states := maps.Clone(d.balancer.states)
 	d.balancer.forget(c)
+	d.collectIds()
 	if err := d.balancer.configure(c); err != nil {
 		d.balancer.states = states
 		return control.ReloadResult{}, err
@@ -100,6 +101,10 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 		return control.ReloadResult{}, errors.Join(err, d.publish())
 	}
 	d.health.Set(probes(c))
+	d.followProbes()
+	if err := d.balancer.keep(); err != nil {
+		d.log.Warn(err.Error())
+	}
 	d.view.warnings, d.view.loaded = warnings, time.Now()
 	return control.ReloadResult{
 		Path: path, Loaded: d.view.loaded, Changed: len(config.Diff(old, c)) > 0, Warnings: warnings,

@@ -30,6 +30,7 @@ type serviceLab struct {
 	*puntLab
 	program, file string
 	mode, vip     string
+	name          string // of the service
 	port          int
 	check         string // of the backends' health; "" is none
 	listeners     map[string]net.Listener
@@ -45,8 +46,8 @@ func (l *serviceLab) config() string {
 		list = append(list, fmt.Sprintf("{address: %s, port: 8080}", b))
 	}
 	return lab.Config(filepath.Join(l.dir, "control.sock")) + fmt.Sprintf(`services:
-  - {name: web, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, health-check: %s, backends: [%s]}
-`, l.vip, l.port, l.mode, l.check, strings.Join(list, ", "))
+  - {name: %s, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, health-check: %s, backends: [%s]}
+`, l.name, l.vip, l.port, l.mode, l.check, strings.Join(list, ", "))
 }
 
 func newServiceLab(t *testing.T, program, mode string) *serviceLab {
@@ -64,7 +65,7 @@ func newServiceLabAt(t *testing.T, program, mode, vip string, port int, backends
 		puntLab: &puntLab{Topology: top, t: t, client: control.NewClient(filepath.Join(dir, "control.sock"))},
 		program: program, file: filepath.Join(dir, "sluice.yaml"), dir: dir, mode: mode, seen: map[string]int{}, listeners: map[string]net.Listener{},
 		check:    "{type: http, interval: 1s, timeout: 1s, rise: 1, fall: 2}",
-		backends: backends, vip: vip, port: port,
+		backends: backends, vip: vip, port: port, name: "web",
 	}
 	t.Cleanup(func() {
 		if err := top.Close(); err != nil {
@@ -223,6 +224,7 @@ func testServiceLab(t *testing.T, program, mode string) {
 	l.drained(t)
 	l.removed(t)
 	l.died(t)
+	l.renamed(t)
 }
 
 // listed: flows and services are listed with what belongs to them.
@@ -379,4 +381,30 @@ func (l *serviceLab) await(t *testing.T, state string, n int) {
 			t.Fatalf("%d backends are %s, want %d: %+v", got, state, n, list[0].Backends)
 		}
 	}
+}
+
+// renamed: after many reloads that each name the service anew ids are used again, and
+// none brings what was counted for the one before.
+func (l *serviceLab) renamed(t *testing.T) {
+	t.Helper()
+	if _, err := l.client.FlushFlows(t.Context(), control.Filter{}, true); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 150 {
+		l.name = fmt.Sprintf("web-%d", n)
+		l.write()
+		if _, err := l.client.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		list, err := l.client.Services(t.Context(), l.name)
+		if err != nil || len(list) != 2 {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		for _, s := range list {
+			if s.Traffic != (control.Traffic{}) {
+				t.Fatalf("%s begins with %+v", l.name, s.Traffic)
+			}
+		}
+	}
+	l.name = "web"
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -116,4 +117,85 @@ func (l *restartLab) byService() map[string]int {
 		l.Fatal(err)
 	}
 	return count
+}
+
+// TestDrainOutlivesTheDaemon: what was drained by hand stays drained over a reload, a
+// kill, an orderly restart and another release, until it is enabled; a backend
+// that the configuration dropped meanwhile comes back as any other.
+func TestDrainOutlivesTheDaemon(t *testing.T) {
+	l := newRestartLab(t)
+	configure := func(backends ...string) {
+		t.Helper()
+		text := lab.PersistentConfig(filepath.Join(l.dir, "control.sock"), l.state) +
+			fmt.Sprintf("services:\n  - {name: one, address: %s, port: 81, backends: [%s]}\n", labVIP, strings.Join(backends, ", "))
+		if err := os.WriteFile(l.config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, second := fmt.Sprintf("{address: %s, port: 7}", lab.Client1Address), fmt.Sprintf("{address: %s, port: 7}", lab.Client2Address)
+	states := func(when, want string) {
+		t.Helper()
+		list, err := l.client.Services(t.Context(), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, b := range list[0].Backends {
+			if got += b.State + " "; b.Drained != (b.State == "draining") {
+				t.Errorf("%s: %+v", when, b)
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	drain := func(on bool) {
+		t.Helper()
+		b, err := control.ParseBackendAddress(lab.Client1Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.client.SetDraining(t.Context(), "one", b, on); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reload := func() {
+		t.Helper()
+		if _, err := l.client.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure(first, second)
+	l.start()
+	drain(true)
+	states("drained", "draining active ")
+	reload()
+	states("after a reload", "draining active ")
+	for when, s := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "stopped": syscall.SIGTERM} {
+		l.stop(s)
+		l.start()
+		states(when, "draining active ")
+	}
+	l.stop(syscall.SIGTERM)
+	l.program = l.upgraded
+	l.start()
+	states("after an upgrade", "draining active ")
+	configure(second)
+	reload()
+	configure(first, second)
+	reload()
+	states("removed and back by reload", "active active ")
+	drain(true)
+	l.stop(syscall.SIGKILL)
+	configure(second)
+	l.start()
+	configure(first, second)
+	reload()
+	states("removed and back over a restart", "active active ")
+	drain(true)
+	drain(false)
+	l.stop(syscall.SIGKILL)
+	l.start()
+	states("enabled", "active active ")
+	l.stop(syscall.SIGTERM)
 }

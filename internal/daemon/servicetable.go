@@ -64,3 +64,24 @@ func order(o config.ByteOrder) dsr.Order {
 	}
 	return dsr.CiliumOrder
 }
+
+// collectIds makes the ids of services and backends that nobody has any more free
+// for others, where they have become many.
+func (d *Daemon) collectIds() {
+	b := d.balancer
+	if !b.ids.Crowded(b.table) {
+		return
+	}
+	services, backends := map[dsr.ServiceID]bool{}, map[dsr.BackendID]bool{}
+	var cursor conntrack.Cursor
+	d.plane.table.Each(&cursor, func(s conntrack.Snapshot) bool {
+		if s.Kind.Balanced() {
+			services[dsr.ServiceID(s.Service)], backends[dsr.BackendID(s.Backend)] = true, true
+		}
+		return true
+	})
+	for _, id := range b.ids.Collect(b.table, services, backends, b.sticky) {
+		b.since[id] = d.countersOf(id)
+		delete(b.silent, id)
+	}
+}

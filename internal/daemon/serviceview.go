@@ -13,8 +13,17 @@ import (
 	"sluice/internal/health"
 )
 
-// backendCounters sums what the workers count for a backend.
-func (d *Daemon) backendCounters(id dsr.BackendID) (sum gateway.BackendCounters) {
+// backendCounters is what was counted for a backend since it has its id.
+func (d *Daemon) backendCounters(id dsr.BackendID) gateway.BackendCounters {
+	c := d.countersOf(id)
+	if now := d.inForce.Load(); now != nil {
+		c = c.Since(now.since[id])
+	}
+	return c
+}
+
+// countersOf sums what the workers counted for an id, whoever had it.
+func (d *Daemon) countersOf(id dsr.BackendID) (sum gateway.BackendCounters) {
 	for _, t := range d.plane.threads {
 		c := t.worker.Backend(id)
 		for dir := range c.Packets {

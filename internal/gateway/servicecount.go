@@ -44,6 +44,18 @@ type BackendCounters struct {
 	Unanswered uint64
 }
 
+// Since is what was counted after the counters were as in before.
+func (c BackendCounters) Since(before BackendCounters) BackendCounters {
+	for dir := range c.Packets {
+		c.Packets[dir] -= before.Packets[dir]
+		c.Bytes[dir] -= before.Bytes[dir]
+	}
+	c.Flows -= before.Flows
+	c.Connections -= before.Connections
+	c.Unanswered -= before.Unanswered
+	return c
+}
+
 // unansweredPackets is how many packets of a client without an answer make a
 // flow count as unanswered: a SYN and three repetitions, 7 s.
 const unansweredPackets = 4

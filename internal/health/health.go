@@ -80,7 +80,9 @@ type Checker struct {
 	changed func(Change)
 	slots   chan struct{}
 
-	mu      sync.Mutex
+	telling sync.Mutex // one call of changed at a time
+
+	mu      sync.Mutex // never held while changed is called, which may wait for who calls Set
 	ctx     context.Context
 	stop    context.CancelFunc
 	targets map[Target]*probed
@@ -98,7 +100,8 @@ type probed struct {
 	judged bool
 }
 
-// New has no targets. changed is called when one goes or comes back.
+// New has no targets. changed is called when one goes or comes back. It may be late:
+// the target can have been taken away meanwhile, which Report tells.
 func New(changed func(Change)) *Checker {
 	ctx, stop := context.WithCancel(context.Background())
 	return &Checker{changed: changed, slots: make(chan struct{}, maxInFlight), ctx: ctx, stop: stop, targets: map[Target]*probed{}}
@@ -188,8 +191,8 @@ func (c *Checker) run(ctx context.Context, t Target, p *probed) {
 
 // tell reports a change, unless the target is none any more.
 func (c *Checker) tell(ctx context.Context, change Change) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.telling.Lock()
+	defer c.telling.Unlock()
 	if ctx.Err() == nil {
 		c.changed(change)
 	}

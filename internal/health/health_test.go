@@ -200,3 +200,32 @@ func TestErrorsInWords(t *testing.T) {
 		}
 	}
 }
+
+// TestSetWhileReporting: who is told of a change may be busy with Set, and take it
+// later; so may who asks.
+func TestSetWhileReporting(t *testing.T) {
+	_, at := server(t)
+	reporting, proceed := make(chan struct{}), make(chan struct{})
+	c := New(func(Change) {
+		close(reporting)
+		<-proceed
+	})
+	t.Cleanup(c.Close)
+	dead := Target{"web", netip.AddrPortFrom(at.Addr(), 1)} // nobody listens on port 1
+	c.Set(map[Target]Check{dead: fast(TCP)})
+	<-reporting
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.Set(map[Target]Check{{"web", at}: fast(TCP)})
+		if _, ok := c.Report(dead); ok {
+			t.Error("it is still known")
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Error("Set waits for who is told, who may wait for Set")
+	}
+	close(proceed)
+}
