@@ -2,9 +2,9 @@ package dsr
 
 import (
 	"fmt"
+	"reflect"
 	"sync"
 	"testing"
-	"unsafe"
 
 	"pgregory.net/rapid"
 
@@ -40,7 +40,7 @@ func of(host uint32, port uint16) conntrack.Tuple {
 
 // TestAffinitySetIsALine: a look-up costs one miss of the cache.
 func TestAffinitySetIsALine(t *testing.T) {
-	if n := unsafe.Sizeof(affinitySet{}); n != 64 {
+	if n := reflect.TypeFor[affinitySet]().Size(); n != 64 {
 		t.Errorf("%d bytes", n)
 	}
 }
