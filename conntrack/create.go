@@ -19,27 +19,33 @@ type NewFlow struct {
 	TCPFlags        uint8     // of that packet
 	Service         uint16
 	Backend         uint32
+
+	// Inside says that the sender of the original direction is a source: a flow that
+	// no mapping counts to one is counted to it by its address.
+	Inside bool
+
+	counted bool // that was done
 }
 
 // Create makes a flow, or finds the one that there is: existed then says so, and
 // dir which of its directions nf.Original is. Of several workers that create the
 // same flow at the same moment one does, and all get the same. Where r is not
-// None nothing has changed: FlowTableFull, SourceLimit, or ReplyTupleTaken if
+// None nothing has changed: FlowTableFull, SourceLimit, SourceTableFull, or ReplyTupleTaken if
 // another flow already waits for nf.Reply. A full table ends nothing to make
 // room here (RFC 6888 REQ-11D); see EarlyDrop.
 //
 // The first packet is not counted; Touch it like any other.
 func (w *Worker) Create(nf *NewFlow, now Tick) (f *Flow, dir Direction, existed bool, r verdict.Reason) {
 	w.now = now
-	if !w.table.admit(nf.Mapping) {
+	if r = w.admit(nf); r != verdict.None {
 		if f, dir = w.Find(nf.Original, now); f != nil {
 			return f, dir, true, verdict.None
 		}
-		return nil, 0, false, verdict.SourceLimit
+		return nil, 0, false, r
 	}
 	f, dir, existed, r = w.create(nf, now)
-	if nf.Mapping != nil && (existed || r != verdict.None) {
-		nf.Mapping.end(w.table)
+	if existed || r != verdict.None {
+		w.dismiss(nf)
 	}
 	return f, dir, existed, r
 }
@@ -108,7 +114,11 @@ func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
 	f.sent, f.acked = [2]uint32{}, [2]uint32{}
 	f.windows.Store(0)
 	storeTick(&f.seen, now)
-	f.status.Store(uint32(phaseBuilding | initial(nf.Original.Proto, nf.First, nf.TCPFlags)))
+	s := phaseBuilding | initial(nf.Original.Proto, nf.First, nf.TCPFlags)
+	if nf.counted {
+		s |= counted
+	}
+	f.status.Store(uint32(s))
 }
 
 // attachOriginal inserts the original entry of flow id. Where another flow has
@@ -276,6 +286,9 @@ func (w *Worker) bury(f *Flow, s status, why verdict.Reason) {
 	w.detach(id)
 	w.note(EventEnd, f, s.state(), StateNone, why)
 	t.peers.count(f, ^uint32(0))
+	if s&counted != 0 {
+		w.uncountSource(f.tuple[Original].Src)
+	}
 	if f.mapping != 0 {
 		m := &t.mappings[f.mapping]
 		m.end(t)

@@ -10,19 +10,57 @@ import (
 // already stay.
 func (t *Table) SetSourceLimit(n int) { t.sourceLimit.Store(uint32(n)) }
 
-// admit counts a flow to the source of its mapping, or reports that the source
-// has as many as it may. Counted first and looked at then: of several workers at
-// the limit none gets past it.
-func (t *Table) admit(m *Mapping) bool {
-	if m == nil || m.source == 0 {
-		return true
+// admit counts a flow to its source, or says why the source may not have it. Counted
+// first and looked at then: of several workers at the limit none gets past it.
+//
+// The source is that of the flow's mapping. A flow without one, or with a mapping that
+// is a service's, has a source where it began inside (NewFlow.Inside), by its address:
+// its record says so by a bit, and its end finds the source again. As long as there is
+// no limit these are not counted, and cost nothing.
+func (w *Worker) admit(nf *NewFlow) verdict.Reason {
+	t := w.table
+	limit := t.sourceLimit.Load()
+	nf.counted = false
+	var s *Source
+	switch {
+	case nf.Mapping != nil && nf.Mapping.source != 0:
+		s = &t.sources[nf.Mapping.source]
+	case limit == 0 || !nf.Inside || nf.Original.Zone != 0:
+		return verdict.None
+	default:
+		var r verdict.Reason
+		if s, r = w.Source(nf.Original.Src); r != verdict.None {
+			return r
+		}
+		nf.counted = true
 	}
-	flows := &t.sources[m.source].flows
-	if limit := t.sourceLimit.Load(); flows.Add(1) > limit && limit != 0 {
-		flows.Add(^uint32(0))
-		return false
+	if s.flows.Add(1) > limit && limit != 0 {
+		w.dismiss(nf)
+		return verdict.SourceLimit
 	}
-	return true
+	return verdict.None
+}
+
+// dismiss takes back what admit counted for a flow that there will not be.
+func (w *Worker) dismiss(nf *NewFlow) {
+	switch {
+	case nf.counted:
+		w.uncountSource(nf.Original.Src)
+	case nf.Mapping != nil:
+		nf.Mapping.end(w.table)
+	}
+}
+
+// uncountSource takes a flow off the source that it was counted to by its address,
+// which therefore is there.
+func (w *Worker) uncountSource(addr uint32) {
+	s := w.FindSource(addr)
+	if s == nil {
+		return
+	}
+	s.flows.Add(^uint32(0))
+	s.refs.Add(^uint32(0)) // the flow's: FindSource's is another
+	w.ReleaseSource(s)
 }
 
 // Full reports whether the source has as many flows as it may.

@@ -102,6 +102,7 @@ func (r *Remains) Rebuild(now Tick) Report {
 	r.freeMappings()
 	r.freeSources()
 	r.mendSources()
+	r.countSources()
 	// Every flow that stays has ports which mean the same by the old list and
 	// by the new one.
 	t.header.setPorts(r.cfg.Ports)

@@ -38,6 +38,7 @@ func (h *history) ext(t *rapid.T) uint32 {
 func (h *history) forward(t *rapid.T) {
 	nf := plain(h.tuple(t))
 	nf.TCPFlags, nf.OutPort = packet.TCPSyn, 1
+	nf.Inside = rapid.Bool().Draw(t, "inside") // and so counted to a source
 	h.w.Create(nf, h.now)
 }
 
@@ -113,6 +114,7 @@ func (h *history) pass(t *rapid.T) {
 func TestAdoptModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := &history{left: newLeft(t, 64, external, external2), now: 1000}
+		h.table.SetSourceLimit(rapid.SampledFrom([]int{0, 5, 1000}).Draw(t, "limit"))
 		for range rapid.IntRange(0, 120).Draw(t, "steps") {
 			switch rapid.IntRange(0, 19).Draw(t, "step") {
 			case 0, 1, 2, 3:

@@ -274,3 +274,23 @@ func (x *External) restore(space int, port uint16, id uint32) bool {
 	x.take(space, port)
 	return true
 }
+
+// countSources counts the flows again that are counted by their source's address.
+func (r *Remains) countSources() {
+	t, w := r.table, r.counting
+	w.Online()
+	defer w.Offline()
+	for i := range t.flows {
+		f := &t.flows[i]
+		s := status(f.status.Load())
+		if s.phase() != phaseLive || s&counted == 0 {
+			continue
+		}
+		source, why := w.Source(f.tuple[Original].Src)
+		if why != verdict.None {
+			f.status.Store(uint32(s &^ counted)) // its source's count is less by it
+			continue
+		}
+		source.flows.Add(1)
+	}
+}

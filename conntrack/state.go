@@ -59,6 +59,7 @@ func (s State) String() string {
 //	     24-25  sent and windows of original, reply are known
 //	     26-27  the SYN of original, reply offered no window scaling
 //	     28-29  original, reply sent a TCP segment in fragments
+//	     30     the flow is counted to the source by its address: see Worker.admit
 type status uint32
 
 const (
@@ -79,12 +80,14 @@ const (
 	known        status = 1 << 24
 	unscaled     status = 1 << 26
 	divided      status = 1 << 28
+	counted      status = 1 << 30
 	bothSyn             = synSeen | synSeen<<1
 	bothSynAcked        = synAcked | synAcked<<1
 	bothFin             = finSeen | finSeen<<1
 	bothRst             = rstSeen | rstSeen<<1
 	bothKnown           = known | known<<1
 	opened              = bothSyn | bothSynAcked
+	lasting             = phaseMask | counted // what no packet changes
 )
 
 func (s status) state() State                  { return State(s & stateMask) }

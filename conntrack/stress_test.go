@@ -227,7 +227,7 @@ func (a *actor) use(c *conn, f *Flow, d Direction, now Tick) {
 
 // create does what the gateway does on a miss.
 func (a *actor) create(c *conn, now Tick) {
-	nf := &NewFlow{Original: c.original, Reply: c.original.Reverse(), Backend: pattern(c.original)}
+	nf := &NewFlow{Original: c.original, Reply: c.original.Reverse(), Backend: pattern(c.original), Inside: true}
 	if c.masked {
 		nf.Kind = Masquerade
 		if nf.Mapping = a.mapping(c, now); nf.Mapping == nil {
@@ -242,7 +242,7 @@ func (a *actor) create(c *conn, now Tick) {
 	if nf.Mapping != nil && (existed || r != verdict.None) {
 		a.do(func() { a.w.Release(nf.Mapping) })
 	}
-	if r == verdict.FlowTableFull {
+	if r == verdict.FlowTableFull || r == verdict.SourceTableFull {
 		a.refused++
 		return
 	}
@@ -319,6 +319,7 @@ func runStress(t *testing.T, memory func(int) []byte, steps int) {
 		t.Fatal(err)
 	}
 	table.buckets, table.nBuckets = table.buckets[:stressBuckets], stressBuckets
+	table.SetSourceLimit(1 << 30) // each flow is counted to its source
 	s := &stress{table: table, x: NewExternal(external, nil), conns: conns, classes: map[Tuple]int{}}
 	if err := table.AddExternal(s.x); err != nil {
 		t.Fatal(err)

@@ -39,9 +39,9 @@ func (f *Flow) synAfterEnd(s status, d Direction, p *packet.Packet) (status, boo
 	answer := p.TCPFlags&packet.TCPAck != 0
 	switch {
 	case answer && s&(synAgain<<to) != 0:
-		s = s&phaseMask | synSeen<<to
+		s = s&lasting | synSeen<<to
 	case !answer && d&1 == Original && (s.state() == TCPClose || after(p.Seq, loadWord(&f.sent[from])) || s&(known<<from) == 0):
-		s &= phaseMask
+		s &= lasting
 	case !answer:
 		return s | synAgain<<from, false
 	default:

@@ -8,7 +8,8 @@ type SourceUse struct {
 	Flows    int
 }
 
-// Sources calls yield with every inside address that has mappings until it
+// Sources calls yield with every inside address that has mappings, or flows that are
+// counted to it, until it
 // returns false. It copies what it shows, in pieces, and holds nothing back while
 // yield runs.
 func (t *Table) Sources(yield func(SourceUse) bool) {

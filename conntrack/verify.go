@@ -179,6 +179,9 @@ func (v *verification) flows() (live bitmap) {
 			v.fault("flow %d has mapping %d of %d", id, f.mapping, len(t.mappings)-1)
 			continue
 		}
+		if s&counted != 0 {
+			v.countedFlow(f, id)
+		}
 		m := &t.mappings[f.mapping]
 		v.refs[f.mapping]++
 		if f.mapping != 0 && !m.translates(f) {
@@ -189,6 +192,18 @@ func (v *verification) flows() (live bitmap) {
 		}
 	}
 	return live
+}
+
+// countedFlow finds the source that a flow is counted to by its address.
+func (v *verification) countedFlow(f *Flow, id uint32) {
+	k := sourceKey(f.tuple[Original].Src, 0)
+	word := v.t.find(k, v.t.seed.hash(k), kindSource)
+	if word == 0 || f.mapping != 0 && v.t.mappings[f.mapping].source != 0 {
+		v.fault("flow %d is counted to a source that is not there, or twice", id)
+		return
+	}
+	v.sourceRefs[slotID(word)]++
+	v.sourceFlows[slotID(word)]++
 }
 
 // mappings checks the mapping records. held references are the caller's.

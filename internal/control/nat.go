@@ -33,7 +33,7 @@ type Pools struct {
 	Addresses []ExternalAddress `json:"addresses"`
 	Ports     PortSearch        `json:"port_search"`
 	Sources   []Source          `json:"top_sources"` // most ports first
-	Inside    int               `json:"sources"`     // inside addresses with mappings
+	Inside    int               `json:"sources"`     // inside addresses with mappings, or counted flows
 	Mappings  Usage             `json:"mappings"`    // of all addresses together
 	Failures  []Drop            `json:"failures"`    // new flows refused, by reason
 }

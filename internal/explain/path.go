@@ -114,6 +114,14 @@ func (a *account) tellDecision() {
 	if d.Reason == verdict.HostPeer {
 		a.tellHostPeer(d.Target.Src, d.Target.Dst)
 	}
+	if a.outcome.Reason == verdict.SourceLimit && (!d.Maps || packet.Portless(a.p.Proto)) {
+		a.tellLimit()
+	}
+}
+
+// tellLimit is about a source that has as many flows as it may.
+func (a *account) tellLimit() {
+	a.decide(stageTranslate, a.Config.Line("masquerade.max-flows-per-source"), "%s has as many flows as masquerade.max-flows-per-source allows (%d)", fib.Addr(a.p.Src), a.Config.Masquerade.MaxFlowsPerSource)
 }
 
 // tellSide is about the side that the packet comes from.
@@ -197,7 +205,7 @@ func (a *account) tellPort(m *nat.Forecast) {
 	const searched = ": a free one is searched for, from a random start"
 	switch {
 	case m.Reason == verdict.SourceLimit:
-		a.decide(stageTranslate, a.Config.Line("masquerade.max-flows-per-source"), "%s has as many flows as masquerade.max-flows-per-source allows (%d)", fib.Addr(a.p.Src), a.Config.Masquerade.MaxFlowsPerSource)
+		a.tellLimit()
 	case m.Reason == verdict.PortsExhausted:
 		a.decide(stageTranslate, line, "no %s of %s is free there", what, a.Config.Masquerade.PortRange)
 	case m.Origin == nat.PortMapped && a.Snapshot.Behaviour.Mapping == nat.MapAddress:

@@ -203,6 +203,46 @@ func TestOverload(t *testing.T) {
 	}
 }
 
+// TestSourceLimitOfEveryKind: what is routed untranslated, and what is masqueraded by its
+// address alone, counts as well as what has a mapping; what others begin towards the
+// inside host does not.
+func TestSourceLimitOfEveryKind(t *testing.T) {
+	r := newRig(t)
+	r.table.SetSourceLimit(3)
+	gre := from{src: client, dst: server}
+	r.send(insidePort, from{src: client, dst: excluded, sport: 4000, dport: 53}.udp(t))
+	r.send(insidePort, gre.frame(t, gre.ipv4(layers.IPProtocolGRE), payload("greetings")))
+	r.send(insidePort, from{src: client, dst: server, sport: 4000, dport: 53}.udp(t))
+	if n := len(r.ports[outsidePort].sent()); n != 3 {
+		t.Fatalf("%d packets left; drops %v", n, r.allDrops())
+	}
+	for i, frame := range [][]byte{
+		from{src: client, dst: excluded, sport: 4001, dport: 53}.udp(t),
+		from{src: client, dst: server, sport: 4001, dport: 53}.udp(t),
+		from{src: client, dst: server + 1}.frame(t, from{src: client, dst: server + 1}.ipv4(layers.IPProtocolGRE), payload("more")),
+	} {
+		r.send(insidePort, frame)
+		if n := r.drops(verdict.SourceLimit); n != uint64(i+1) || len(r.forwarded(outsidePort)) != 0 {
+			t.Errorf("flow %d beyond the limit: drops %v", i, r.allDrops())
+		}
+	}
+	// From the excluded network, towards the same host: not its own.
+	r.send(outsidePort, from{src: excluded, dst: client, sport: 7000, dport: 22}.tcp(t, packet.TCPSyn))
+	if n := len(r.forwarded(insidePort)); n != 1 {
+		t.Errorf("%d packets from outside passed; drops %v", n, r.allDrops())
+	}
+	// What it has goes on, and what ends makes room.
+	r.send(insidePort, from{src: client, dst: excluded, sport: 4000, dport: 53}.udp(t))
+	r.one(outsidePort)
+	flow, _ := r.worker.flows.Find(conntrack.Tuple{Src: client, Dst: excluded, SrcPort: 4000, DstPort: 53, Proto: packet.ProtoUDP}, r.now)
+	r.worker.flows.Retire(flow, verdict.FlowFlushed)
+	r.send(insidePort, from{src: client, dst: server, sport: 4001, dport: 53}.udp(t))
+	r.one(outsidePort)
+	if err := r.table.Verify(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestSourceLimit: RFC 6888 REQ-4, REQ-5. A source at its limit gets no more, its
 // flows go on, and others are not concerned.
 func TestSourceLimit(t *testing.T) {

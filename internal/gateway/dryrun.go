@@ -109,6 +109,7 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 		return
 	}
 	o.To = d.Target
+	limited := d.Inside && atLimit(flows, p.Src)
 	switch {
 	case d.Mapped != nil:
 		if source := flows.Table().SourceOf(d.Mapped); source != nil && flows.Table().Full(source) {
@@ -116,7 +117,9 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 			return
 		}
 	case d.Maps && packet.Portless(p.Proto):
-		o.Mapping = s.forecastAddress(d, flows, p, now)
+		if o.Mapping = s.forecastAddress(d, flows, p, now); limited && o.Mapping.External != nil {
+			o.Mapping.Reason = verdict.SourceLimit
+		}
 	case d.Maps:
 		o.Mapping = s.Ports.Forecast(flows, s.Behaviour, s.Pools[d.Hop.Port], d.External, &arriving, &d.Target, s.portsToForesee(d), now)
 	}
@@ -129,6 +132,10 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 	if d.Backend != nil && !s.beginsBalanced(o, flows, p, now) {
 		return
 	}
+	if limited {
+		o.Reason = verdict.SourceLimit
+		return
+	}
 	o.Translated = true
 	if other, _ := flows.Find(o.To.Reverse(), now); other != nil && (other.Kind() != conntrack.Forward || o.To.Src == p.Src) {
 		o.Reason = verdict.ReplyTupleTaken
@@ -137,6 +144,16 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 	if c := flows.Table().Count(); c.Flows >= c.FlowCapacity {
 		o.Reason = verdict.FlowTableFull
 	}
+}
+
+// atLimit reports whether an inside address has as many flows as it may.
+func atLimit(flows *conntrack.Worker, addr uint32) bool {
+	source := flows.FindSource(addr)
+	if source == nil {
+		return false
+	}
+	defer flows.ReleaseSource(source)
+	return flows.Table().Full(source)
 }
 
 // portsToForesee is how many ports a forecast may look at for sharing. Where a worker

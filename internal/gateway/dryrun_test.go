@@ -18,7 +18,7 @@ import (
 // on the way is met every time.
 func TestDryRunForetells(t *testing.T) {
 	seen := map[string]int{}
-	for seed := range uint64(300) {
+	for seed := range uint64(500) {
 		x := &foreteller{T: t, Rand: rand.New(rand.NewPCG(seed, 1)), seed: seed, seen: seen}
 		x.rig = x.anyRig()
 		for range 60 {
@@ -172,7 +172,7 @@ func (x *foreteller) anyRig() *rig {
 		s.Ports = pick(x, nat.DefaultPorts, nat.PortRange{Low: 1, High: 65535}, nat.PortRange{Low: 1, High: 3}, nat.PortRange{Low: 2, High: 2})
 		s.Behaviour = pick(x, nat.Behaviour{}, nat.Behaviour{
 			Mapping: pick(x, nat.MapEndpoint, nat.MapAddress, nat.MapAddressAndPort), Overload: x.IntN(2) == 0,
-			Filtering: pick(x, nat.FilterAddressAndPort, nat.FilterAddress, nat.FilterEndpoint),
+			Filtering: pick(x, nat.FilterAddressAndPort, nat.FilterAddress, nat.FilterEndpoint), Random: x.IntN(4) == 0,
 		})
 		s.Other = pick(x, OtherAddressOnly, OtherAddressOnly, OtherDrop, OtherPass)
 		s.Static = pick(x, nil, nil, someForwards())

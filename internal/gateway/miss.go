@@ -39,7 +39,7 @@ func (w *Worker) miss(p *packet.Packet, key conntrack.Tuple) (*conntrack.Flow, c
 // twin, both use its flow, and the mapping taken for ours is given back.
 func (w *Worker) create(p *packet.Packet, nf *conntrack.NewFlow) (*conntrack.Flow, conntrack.Direction, verdict.Reason) {
 	if nf.TCPFlags = p.TCPFlags; nf.First == conntrack.Original {
-		nf.InPort = w.in
+		nf.InPort, nf.Inside = w.in, w.snapshot.fromInside(w.in, p.Src)
 	}
 	flow, dir, existed, r := w.flows.Create(nf, w.now)
 	if r == verdict.ReplyTupleTaken && w.endStranger(nf) {
