@@ -82,7 +82,11 @@ func ParseQuestion(v url.Values) (q Question, err error) {
 		}
 	}
 	q.In = v.Get("in")
-	if q.Proto, err = parseProtocol(v.Get("proto")); err != nil {
+	proto := "tcp" // as the flag's default
+	if v.Has("proto") {
+		proto = v.Get("proto")
+	}
+	if q.Proto, err = parseProtocol(proto); err != nil {
 		return Question{}, fmt.Errorf("proto: %w", err)
 	}
 	if q.Src, err = q.parseEndpoint(v.Get("src"), q.Proto == "icmp"); err != nil {

@@ -31,7 +31,7 @@ func TestQuestion(t *testing.T) {
 
 func TestQuestionRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"src=10.0.0.5:4&dst=1.1.1.1:443":                          "proto:",
+		"proto=&src=10.0.0.5:4&dst=1.1.1.1:443":                   "proto:",
 		"proto=tpc&src=10.0.0.5:4&dst=1.1.1.1:443":                `proto: "tpc" is not a protocol`,
 		"proto=tcp&dst=1.1.1.1:443":                               "src: is missing; write ADDRESS:PORT",
 		"proto=tcp&src=10.0.0.5:4":                                "dst: is missing",
@@ -64,7 +64,7 @@ func TestConfigOverTheSocket(t *testing.T) {
 // lists where its type says so, and a refusal is an error.
 func TestExplainOverTheSocket(t *testing.T) {
 	c, _ := serve(t, &scripted{})
-	v, _ := url.ParseQuery("proto=tcp&src=10.0.0.5:40000&dst=1.1.1.1:443&in=eth1")
+	v, _ := url.ParseQuery("src=10.0.0.5:40000&dst=1.1.1.1:443&in=eth1")
 	q, err := ParseQuestion(v)
 	if err != nil {
 		t.Fatal(err)

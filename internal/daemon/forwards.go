@@ -135,7 +135,7 @@ func (p *publisher) settleForwards(next *nat.Static, first bool) {
 
 // shadowed words the forwarded ports that sockets of the host have as well: their
 // packets are the host's.
-func (p *publisher) shadowed(addr uint32, proto uint8, host *[1 << 16 / 64]uint64) (problems []control.Degradation) {
+func (p *publisher) shadowed(addr uint32, proto uint8, host *[1 << 16 / 64]uint64) []control.Degradation {
 	var ports [1 << 16 / 64]uint64
 	p.static.Ports(addr, proto, &ports)
 	n, first := 0, 0
@@ -148,14 +148,18 @@ func (p *publisher) shadowed(addr uint32, proto uint8, host *[1 << 16 / 64]uint6
 		}
 	}
 	f, _, _ := p.static.Inward(addr, proto, uint16(first))
-	if n == 0 || f == nil || f.OneToOne() && n > 0 && !p.routes.Local(addr) {
+	if n == 0 || f == nil || f.OneToOne() && !p.routes.Local(addr) {
 		return nil
 	}
-	return append(problems, control.Degradation{
-		What: fmt.Sprintf("%d forwarded ports of %s, %s %d the first, are also those of sockets of the host, which get the packets (port-forwards, line %d)",
-			n, fib.Addr(addr), control.Protocol(proto), first, f.Line),
+	more := ""
+	if n > 1 {
+		more = fmt.Sprintf("; so it is with %d more", n-1)
+	}
+	return []control.Degradation{{
+		What: fmt.Sprintf("%s %d of %s is forwarded (port-forwards, line %d), and a socket of the host has it as well, which gets the packets%s",
+			control.Protocol(proto), first, fib.Addr(addr), f.Line, more),
 		Remedy: "stop the service of the host, have it listen on another address, or forward another port",
-	})
+	}}
 }
 
 // otherProtocols is the gateway's word for masquerade.other-protocols.
