@@ -37,16 +37,17 @@ func highestCode(icmpType uint8) int {
 //   - an error about an error or about a later fragment, which nobody may send
 //     (RFC 1812 4.3.2.7).
 //
+// Of a message that comes in fragments the first one must hold all of that. Its
+// checksum cannot be seen to be right then; RewriteError changes it by what it
+// changes in the message, so that a wrong one stays wrong.
+//
 // Quoted options are skipped by the header length (RFC 5508 REQ-3b).
 func QuotedTuple(frame []byte, p *packet.Packet) (t conntrack.Tuple, quoted packet.Packet, r verdict.Reason) {
 	if int(p.ICMPCode) > highestCode(p.ICMPType) {
 		return t, quoted, verdict.ICMPUnsupported
 	}
-	if p.Flags&packet.FlagFragment != 0 {
-		return t, quoted, verdict.FragmentUnsupported // its checksum covers what is not here
-	}
 	icmp := frame[p.L4:p.End]
-	if packet.Fold(packet.Sum(icmp, 0)) != 0xffff {
+	if p.Flags&packet.FlagFragment == 0 && packet.Fold(packet.Sum(icmp, 0)) != 0xffff {
 		return t, quoted, verdict.ICMPErrorMalformed
 	}
 	if r = packet.ParseQuoted(icmp[packet.ICMPLength:], &quoted); r != verdict.None {
@@ -82,6 +83,12 @@ func RewriteError(frame []byte, p, quoted *packet.Packet, quotedTo conntrack.Tup
 	pseudo := rewriteNetwork(quote, quoted, quotedTo.Src, quotedTo.Dst, 0)
 	d := rewriteQuoted(quote[quoted.L4:quoted.End], quoted, quotedTo.SrcPort, quotedTo.DstPort, pseudo)
 	d.store(message[icmpChecksum:])
+	rewriteNetwork(frame[p.L3:], p, outerSrc, outerDst, 0)
+}
+
+// RewriteErrorRest gives a later fragment of an ICMP error the addresses that
+// RewriteError gave the first.
+func RewriteErrorRest(frame []byte, p *packet.Packet, outerSrc, outerDst uint32) {
 	rewriteNetwork(frame[p.L3:], p, outerSrc, outerDst, 0)
 }
 

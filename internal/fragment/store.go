@@ -43,6 +43,9 @@ type Datagram struct {
 	srcPort, dstPort uint16
 	icmpType         uint8
 
+	about   conntrack.Tuple // where it is an ICMP error
+	isError bool
+
 	// Reason is why what follows is dropped, in stage Refused.
 	Reason verdict.Reason
 
@@ -66,6 +69,19 @@ type Datagram struct {
 func (d *Datagram) Learn(p *packet.Packet) {
 	d.srcPort, d.dstPort, d.icmpType = p.SrcPort, p.DstPort, p.ICMPType
 }
+
+// LearnError notes that the datagram is an ICMP error about what arrives as the
+// tuple, and reports whether that agrees with what was noted before.
+func (d *Datagram) LearnError(about conntrack.Tuple) bool {
+	if d.isError {
+		return d.about == about
+	}
+	d.about, d.isError = about, true
+	return true
+}
+
+// Error is what LearnError noted; ok says whether it did.
+func (d *Datagram) Error() (about conntrack.Tuple, ok bool) { return d.about, d.isError }
 
 // SamePorts reports whether a first fragment that came again tells the same.
 func (d *Datagram) SamePorts(p *packet.Packet) bool {

@@ -53,10 +53,11 @@ func (w *Worker) forwardFragment(d xdp.Desc, frame []byte, p *packet.Packet, x *
 		return verdict.OptionsRefused
 	case x.Reason != verdict.None:
 		return x.Reason
-	case p.Is(packet.FlagICMPError):
-		return verdict.FragmentUnsupported // a whole error passes with its flow alone; what this one quotes is not all here
 	case p.Length() > int(x.Hop.MTU) && p.Is(packet.FlagDontFragment):
 		return w.tooBig(x.Hop.MTU)
+	}
+	if r := w.judgeErrorFragment(frame, p); r != verdict.None {
+		return r
 	}
 	if r := w.ready(&x.Hop, p.Src); r != verdict.None {
 		return r
@@ -151,7 +152,7 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 	case p.Is(packet.FlagOptions) && w.snapshot.DropOptions:
 		return verdict.OptionsRefused
 	case p.Is(packet.FlagICMPError):
-		return verdict.FragmentUnsupported
+		return w.leadError(d, frame, p, x)
 	}
 	if took, r := w.fragmentAtService(d, frame, p); took {
 		return r
@@ -174,7 +175,9 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 func (w *Worker) follow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragment.Datagram) {
 	r, took := x.Reason, false
 	x.Lend(p)
-	if r == verdict.None {
+	if about, ok := x.Error(); ok && r == verdict.None {
+		took, r = true, w.passErrorOf(d, frame, p, nil, about, x)
+	} else if r == verdict.None {
 		took, r = w.fragmentAtService(d, frame, p)
 	}
 	if r == verdict.None && !took {

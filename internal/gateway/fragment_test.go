@@ -310,7 +310,7 @@ func TestFragmentsFollowFirst(t *testing.T) {
 	dropOptions := func(_ *rig, s *Snapshot) { s.DropOptions = true }
 	noPool := func(_ *rig, s *Snapshot) { s.Pools[outsidePort] = nil }
 	ack := pieces(from{src: client, dst: server, sport: 1, dport: 2, payload: big(64)}.tcp(t, packet.TCPAck), 1, 40)
-	mistaken := from{src: client, dst: excluded}.quote(t, 3, 3, from{src: excluded, dst: client}.udp(t), 28)
+	mistaken := from{src: client, dst: excluded}.quote(t, 3, 3, from{src: excluded, dst: client, payload: big(64)}.udp(t), 92)
 	copyAddress(mistaken, client, server)
 	for _, tt := range []struct {
 		name   string
@@ -322,7 +322,7 @@ func TestFragmentsFollowFirst(t *testing.T) {
 		{"a segment without a connection", insidePort, ack, verdict.TCPWithoutFlow, nil},
 		{"a pool without addresses", insidePort, from{src: client, dst: server, sport: 1, dport: 2, payload: big(64)}.udpPieces(t, 1, 40), verdict.NoExternalAddress, noPool},
 		{"nothing is mapped", outsidePort, from{src: server, dst: pooled, sport: 1, dport: 2, payload: big(64)}.udpPieces(t, 1, 40), verdict.NoMapping, withPool},
-		{"an ICMP error", insidePort, pieces(mistaken, 1, 32), verdict.FragmentUnsupported, nil},
+		{"an ICMP error about no flow", insidePort, pieces(mistaken, 1, 40), verdict.ICMPErrorWithoutFlow, nil},
 		{"the host's, without a way there", outsidePort, from{src: server, dst: external, sport: 1, dport: 2, payload: big(64)}.udpPieces(t, 1, 40), verdict.HostOwned, dropOptions},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -138,7 +138,7 @@ func TestDrops(t *testing.T) {
 		{"an echo reply that nobody asked for", insidePort, out.echo(t, packet.ICMPEchoReply, 5), verdict.ReplyWithoutFlow, nil},
 		{"an ICMP timestamp", insidePort, out.echo(t, 13, 5), verdict.ICMPUnsupported, nil},
 		{"a protocol without ports", insidePort, out.frame(t, out.ipv4(layers.IPProtocolGRE), payload("gre")), verdict.ProtocolUnsupported, func(_ *rig, s *Snapshot) { s.Other = OtherDrop }},
-		{"the first fragment of an ICMP error", outsidePort, markMore(from{src: server, dst: external}.quote(t, 3, 3, from{src: external, dst: server, sport: 9, dport: 9}.udp(t), 32)), verdict.FragmentUnsupported, nil},
+		{"the first fragment of an ICMP error", outsidePort, markMore(from{src: server, dst: external}.quote(t, 3, 3, from{src: external, dst: server, sport: 9, dport: 9}.udp(t), 32)), verdict.ICMPErrorWithoutFlow, nil},
 		{"2827: an inside source from outside", outsidePort, from{src: client2, dst: excluded, sport: 1, dport: 2}.udp(t), verdict.SpoofedSource, nil},
 		{"6274-4: our own address as source", outsidePort, from{src: external, dst: client, sport: 1, dport: 2}.udp(t), verdict.OwnSource, nil},
 		{"6274-4: source is destination", insidePort, from{src: client, dst: client, sport: 1, dport: 2}.udp(t), verdict.LandAttack, nil},

@@ -34,13 +34,20 @@ func TestErrorConfirmsNoGuess(t *testing.T) {
 	}
 }
 
-// TestFragmentedErrorIsNotRouted: an error passes with the flow that it is about,
-// and the fragment of one says too little of it, also between addresses that stay.
+// TestFragmentedErrorIsNotRouted: an error passes with the flow that it is about, in
+// fragments too, also between addresses that stay; and where those of the error stay
+// and those of its flow do not, not at all.
 func TestFragmentedErrorIsNotRouted(t *testing.T) {
 	r := newRig(t)
 	about := from{src: excluded, dst: client, sport: 9, dport: 9, payload: "quoted"}.udp(t)
 	r.send(insidePort, markMore(from{src: client, dst: excluded}.quote(t, 3, 3, about, 32)))
-	r.none(verdict.FragmentUnsupported)
+	r.none(verdict.ICMPErrorWithoutFlow)
+	r.send(insidePort, from{src: client, dst: server, sport: 5000, dport: 6}.udp(t))
+	r.one(outsidePort)
+	r.send(outsidePort, from{src: server, dst: external, sport: 6, dport: 5000, payload: "quoted"}.udp(t))
+	answer := r.one(insidePort)
 	r.send(insidePort, markMore(from{src: ip("172.31.0.9"), dst: server}.quote(t, 3, 3, about, 32)))
+	r.none(verdict.ICMPErrorWithoutFlow)
+	r.send(insidePort, markMore(from{src: ip("172.31.0.9"), dst: server}.quote(t, 3, 3, answer.raw, 32)))
 	r.none(verdict.FragmentUnsupported)
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"sluice/conntrack"
+	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
 	"sluice/nat"
@@ -22,14 +23,21 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if r != verdict.None {
 		return r
 	}
+	return w.passError(d, frame, p, &quoted, quotedTuple.Reverse())
+}
+
+// passError takes an ICMP error about what arrives as a tuple, which is what answers
+// the quoted packet, to the end of the flow of that. quoted is nil for a later
+// fragment of an error.
+func (w *Worker) passError(d xdp.Desc, frame []byte, p *packet.Packet, quoted *packet.Packet, about conntrack.Tuple) verdict.Reason {
 	// The quoted packet travelled the other way: what answers it would arrive
 	// here in direction dir, and so does the error: by whomever it is (RFC 4787
 	// REQ-12a), and also between inside hosts (RFC 5508 REQ-7).
-	flow, dir := w.flows.Find(quotedTuple.Reverse(), w.now)
+	flow, dir := w.flows.Find(about, w.now)
 	s := w.snapshot
 	if flow == nil {
-		if s.serves(p.Src) && p.Src == quotedTuple.Dst {
-			if direct, ok := s.direct(w.flows, w.in, quotedTuple.Reverse(), w.now); ok {
+		if s.serves(p.Src) && p.Src == about.Src {
+			if direct, ok := s.direct(w.flows, w.in, about, w.now); ok {
 				return w.passDirect(d, frame, p, direct)
 			}
 		}
@@ -38,11 +46,8 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 		}
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
 	}
-	if !s.sameSide(w.in, flow, dir) {
-		return verdict.SpoofedSource
-	}
-	if quoted.Proto == packet.ProtoTCP && !flow.Sent(dir.Opposite(), quoted.Seq) {
-		return verdict.ICMPErrorImplausible // RFC 5927 4.1
+	if r := s.plausible(w.in, flow, dir, quoted); r != verdict.None {
+		return r
 	}
 	if p.TTL <= 1 {
 		return verdict.TTLExpired
@@ -65,11 +70,7 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if r := w.ready(&hop, arrived); r != verdict.None {
 		return r
 	}
-	// RFC 5508 REQ-4, REQ-5: the quote as its sender knows it; type and code stay.
-	nat.RewriteError(frame, p, &quoted, flow.Tuple(dir.Opposite()), src, after.Dst)
-	if dir == conntrack.Reply && flow.Kind() == conntrack.ServiceDSR {
-		lowerPathMTU(frame, p, s.overhead(&quoted, false))
-	}
+	w.rewriteError(frame, p, quoted, flow, dir, src)
 	if src != arrived && divisible(p) {
 		w.identify(frame, p)
 	}
@@ -77,4 +78,31 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	d.Len = uint32(p.End)
 	w.send(d, frame, p, arrived, &hop)
 	return verdict.None
+}
+
+// plausible judges an error about a flow by where it comes from and by what it
+// quotes.
+func (s *Snapshot) plausible(in fib.PortID, flow *conntrack.Flow, dir conntrack.Direction, quoted *packet.Packet) verdict.Reason {
+	if !s.sameSide(in, flow, dir) {
+		return verdict.SpoofedSource
+	}
+	if quoted != nil && quoted.Proto == packet.ProtoTCP && !flow.Sent(dir.Opposite(), quoted.Seq) {
+		return verdict.ICMPErrorImplausible // RFC 5927 4.1
+	}
+	return verdict.None
+}
+
+// rewriteError translates an error that arrives in direction dir of a flow and
+// leaves with source src. RFC 5508 REQ-4, REQ-5: the quote as its sender knows it;
+// type and code stay.
+func (w *Worker) rewriteError(frame []byte, p, quoted *packet.Packet, flow *conntrack.Flow, dir conntrack.Direction, src uint32) {
+	dst := flow.Translated(dir).Dst
+	if quoted == nil {
+		nat.RewriteErrorRest(frame, p, src, dst)
+		return
+	}
+	nat.RewriteError(frame, p, quoted, flow.Tuple(dir.Opposite()), src, dst)
+	if dir == conntrack.Reply && flow.Kind() == conntrack.ServiceDSR {
+		lowerPathMTU(frame, p, w.snapshot.overhead(quoted, false))
+	}
 }

@@ -79,7 +79,11 @@ var faults = []fault{
 	{"one source may hold all room for fragments", "internal/fragment/store.go",
 		"of.n >= room/share {", "of.n >= room {", "internal/fragment.TestStore"},
 	{"the fragment of an error passes unjudged", "internal/gateway/fragment.go",
-		"\tcase p.Is(packet.FlagICMPError):\n\t\treturn verdict.FragmentUnsupported // a", "\tcase p.Is(packet.FlagICMPError) && p.TTL == 0:\n\t\treturn verdict.FragmentUnsupported // a", "internal/gateway.TestFragmentedErrorIsNotRouted"},
+		"if r := w.judgeErrorFragment(frame, p); r != verdict.None {", "if r := w.judgeErrorFragment(frame, p); r != verdict.None && p.TTL == 0 {", "internal/gateway.TestFragmentedErrorIsNotRouted"},
+	{"the rest of an error goes with addresses of the inside", "nat/icmperror.go",
+		"\trewriteNetwork(frame[p.L3:], p, outerSrc, outerDst, 0)\n}\n\n// rewriteQuoted", "\trewriteNetwork(frame[p.L3:], p, p.Src, outerDst, 0)\n}\n\n// rewriteQuoted", "internal/gateway.TestFragmentedError"},
+	{"the first fragment of an error may change its mind", "internal/fragment/store.go",
+		"return d.about == about\n", "return d.about == d.about\n", "internal/gateway.TestFragmentedErrorChangesItsMind"},
 
 	// The pipeline.
 	{"a way out that leaks is not noticed", "internal/gateway/forward.go",

@@ -150,7 +150,7 @@ var words = [Count]Words{
 	ICMPUnsupported:      {"icmp-unsupported", "an ICMP message that is neither an echo nor an error that is translated"},
 	ICMPErrorWithoutFlow: {"icmp-error-without-flow", "an ICMP error about a flow that is not known (RFC 5508 REQ-4, REQ-5)"},
 	ICMPErrorMalformed:   {"icmp-error-malformed", "an ICMP error whose checksum or quoted packet is broken (RFC 5508 REQ-3)"},
-	FragmentUnsupported:  {"fragment-unsupported", "a fragment of an ICMP error, whose checksum covers what is not in it"},
+	FragmentUnsupported:  {"fragment-unsupported", "a fragment of a large echo request to a service's address, which would have to be put together, or of an ICMP error by a router whose address stays about a flow whose addresses do not"},
 	OptionsRefused:       {"options-refused", "the packet carries IPv4 options and masquerade.ip-options is drop"},
 	WouldLeakSource:      {"would-leak-source", "the packet would have left outside with an inside source that policy masquerades"},
 	TCPWithoutFlow:       {"tcp-without-flow", "a TCP segment that opens no connection and belongs to none that is known"},
