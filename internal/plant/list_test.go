@@ -37,7 +37,7 @@ var faults = []fault{
 
 	// Translation.
 	{"ports are easy to guess", "nat/allocate.go",
-		"return r.Low + uint16(offset)", "return r.Low + uint16(offset)&0", "nat.TestPortsAreHardToGuess"},
+		"return r.Low + uint16(a.below(uint32(r.High-r.Low)+1))", "return r.Low + uint16(a.below(uint32(r.High-r.Low)+1))&0", "nat.TestPortsAreHardToGuess"},
 	{"the search for a port does not begin again at the low end", "conntrack/external.go",
 		"!ok && from > lo {", "!ok && from < lo {", "conntrack.TestNextFreeWholeRange"},
 	{"a reserved port is given out", "conntrack/external.go",
