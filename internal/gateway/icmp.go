@@ -23,7 +23,11 @@ func (w *Worker) translateError(d xdp.Desc, frame []byte, p *packet.Packet) verd
 	if r != verdict.None {
 		return r
 	}
-	return w.passError(d, frame, p, &quoted, quotedTuple.Reverse())
+	r = w.passError(d, frame, p, &quoted, quotedTuple.Reverse())
+	if r == verdict.ICMPErrorWithoutFlow && w.outerError(d, frame, p, quotedTuple) {
+		return verdict.None
+	}
+	return r
 }
 
 // passError takes an ICMP error about what arrives as a tuple, which is what answers
@@ -40,9 +44,6 @@ func (w *Worker) passError(d xdp.Desc, frame []byte, p *packet.Packet, quoted *p
 			if direct, ok := s.direct(w.flows, w.in, about, w.now); ok {
 				return w.passDirect(d, frame, p, direct)
 			}
-		}
-		if w.outerError(d, frame, p, quotedTuple) {
-			return verdict.None
 		}
 		return verdict.ICMPErrorWithoutFlow // RFC 5508 REQ-4a, REQ-5a
 	}
