@@ -190,8 +190,11 @@ func natWhoCommand(a *app) *cobra.Command {
 		Short: "Show which inside endpoint holds an external one",
 		Long: `Who answers a complaint about an external address and port: which inside endpoint
 holds it now, and since when. Without --proto it looks at TCP, UDP and ICMP. The exit
-code is 1 where nobody does. It cannot tell of the past: compare the time in the
-complaint with the mapping's.`,
+code is 1 where nobody does.
+
+It cannot tell of the past: compare the time in the complaint with the mapping's. This
+version has no NAT log of its own (nat-log is reserved); where you must be able to say
+who held a port last week, keep the output of sluice flows watch -o json.`,
 		Example: `  sluice nat who 192.0.2.1:40123 --proto tcp`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -237,7 +240,7 @@ func (a *app) printHolders(h *control.Holders) error {
 		return nil
 	}
 	if !a.json() {
-		fmt.Fprintf(a.errOut, "sluice: nobody holds %s now\n", h.External)
+		fmt.Fprintf(a.errOut, "sluice: nobody holds %s now; who did before, only a kept `sluice flows watch -o json` can tell\n", h.External)
 	}
 	return errReported
 }

@@ -7,13 +7,13 @@ import (
 )
 
 // notYet lists the keys, as paths without list indices, whose feature is not in
-// this version, and what the feature is. Set to anything but its default, such a
+// this version, what the feature is, and what does for it meanwhile. Set to anything but its default, such a
 // key is a mistake: an operator must not believe in what is not there. A section
 // stands for all keys under it. A release that brings a feature removes its line.
-var notYet = []struct{ key, feature string }{
-	{"interfaces[].vlan", "VLAN sub-interfaces"},
-	{"nat-log", "NAT logging"},
-	{"filter", "packet filtering"},
+var notYet = []struct{ key, feature, meanwhile string }{
+	{"interfaces[].vlan", "VLAN sub-interfaces", ""},
+	{"nat-log", "NAT logging", "keep the output of `sluice flows watch -o json` instead"},
+	{"filter", "packet filtering", ""},
 }
 
 // Supported reports whether key (a path without list indices, such as
@@ -49,7 +49,11 @@ func (d *decoder) unsupported(v, def reflect.Value, path, key string) {
 		}
 	case Supported(key) || same(v, def):
 	default:
-		d.mistake(d.line(path), path, "needs %s, which this version does not have; %s", featureOf(key), back(def))
+		feature, meanwhile := featureOf(key)
+		if meanwhile != "" {
+			meanwhile = "; " + meanwhile
+		}
+		d.mistake(d.line(path), path, "needs %s, which this version does not have; %s%s", feature, back(def), meanwhile)
 	}
 }
 
@@ -61,13 +65,13 @@ func same(v, def reflect.Value) bool {
 	return reflect.DeepEqual(v.Interface(), def.Interface())
 }
 
-func featureOf(key string) string {
+func featureOf(key string) (feature, meanwhile string) {
 	for _, k := range notYet {
 		if covers(k.key, key) {
-			return k.feature
+			return k.feature, k.meanwhile
 		}
 	}
-	return "a feature"
+	return "a feature", ""
 }
 
 // back says how to return to the default.

@@ -117,12 +117,13 @@ func (l *running) start(ctx context.Context, o Options) (err error) {
 	if l.top, err = lab.Up(lab.Options{InsideQueues: o.Queues, OutsideQueues: o.Queues}); err != nil {
 		return err
 	}
-	if l.dir, err = os.MkdirTemp("", "sluice-lab-"); err != nil {
-		return fmt.Errorf("demo: %w", err)
-	}
 	memory, err := lab.Scratch()
 	if err != nil {
 		return err
+	}
+	// There, the next run finds it should this one be killed.
+	if l.dir, err = os.MkdirTemp(memory, "lab-"); err != nil {
+		return fmt.Errorf("demo: %w", err)
 	}
 	l.binary = o.Binary
 	l.config = filepath.Join(l.dir, "sluice.yaml")

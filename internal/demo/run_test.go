@@ -99,12 +99,16 @@ func (c *labCommand) wait() error {
 	return c.cmd.Wait()
 }
 
-// namespaces lists what is left of the command's lab.
-func (c *labCommand) namespaces(t *testing.T) []string {
+// namespaces lists what is left of the command's lab: those, and its files.
+func (c *labCommand) namespaces(t *testing.T) (left []string) {
 	t.Helper()
-	left, err := filepath.Glob("/run/netns/sluice-" + strconv.Itoa(c.cmd.Process.Pid) + "-*")
-	if err != nil {
-		t.Fatal(err)
+	pid := strconv.Itoa(c.cmd.Process.Pid)
+	for _, pattern := range []string{"/run/netns/sluice-" + pid + "-*", "/dev/shm/sluice-" + pid, "/run/sluice-lab/" + pid} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, found...)
 	}
 	return left
 }
