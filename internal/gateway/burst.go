@@ -94,7 +94,7 @@ func (w *Worker) special(i int, d xdp.Desc, frame []byte, p *packet.Packet) bool
 	case p.Is(packet.FlagFragment):
 		w.fragment(d, frame, p)
 	case p.Is(packet.FlagOptions) && w.snapshot.DropOptions:
-		w.drop(d, verdict.OptionsRefused)
+		w.reject(d, frame, p, w.in, verdict.OptionsRefused)
 	case p.Is(packet.FlagICMPError):
 		w.icmpError(d, frame, p)
 	default:

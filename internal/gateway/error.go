@@ -47,8 +47,8 @@ func (k ErrorKind) String() string {
 }
 
 // errorFor is what the sender of a packet that was dropped is told; nothing,
-// where there is no entry. A packet that policy refuses, or that nothing is
-// mapped for, is dropped in silence: an answer would help none but a scanner. A SYN
+// where there is no entry. A packet from outside that policy refuses, or that nothing
+// is mapped for, is dropped in silence: an answer would help none but a scanner. A SYN
 // is the exception, and answered late: see holdSYN.
 var errorFor = [verdict.Count]ErrorKind{
 	verdict.TTLExpired:          TimeExceeded,        // RFC 1812 5.3.1
@@ -77,6 +77,19 @@ var errorFor = [verdict.Count]ErrorKind{
 	verdict.SourceLimit:       Prohibited,
 	verdict.PeerTaken:         Prohibited,
 	verdict.HostPeer:          Prohibited,
+
+	// RFC 5508 REQ-8, since the operator refuses it.
+	verdict.ProtocolUnsupported: Prohibited,
+	verdict.HairpinDisabled:     Prohibited,
+	verdict.OptionsRefused:      Prohibited,
+}
+
+// toldInside are the reasons that nobody outside is told of: whoever sends what is
+// refused there is likely to look for what is not.
+var toldInside = [verdict.Count]bool{
+	verdict.ProtocolUnsupported: true,
+	verdict.HairpinDisabled:     true,
+	verdict.OptionsRefused:      true,
 }
 
 // tooBig is the reason to drop a packet with DF set that is larger than mtu,
@@ -99,7 +112,11 @@ func (w *Worker) reject(d xdp.Desc, frame []byte, p *packet.Packet, in fib.PortI
 		w.counters.Drops[r]++
 		return
 	}
-	if k := errorFor[r]; k == NoError || how == quiet || !w.answer(d, frame, p, in, k) {
+	k := errorFor[r]
+	if toldInside[r] && !w.snapshot.fromInside(in, p.Src) {
+		k = NoError
+	}
+	if k == NoError || how == quiet || !w.answer(d, frame, p, in, k) {
 		w.drop(d, r)
 		return
 	}

@@ -110,6 +110,13 @@ func TestOwnErrors(t *testing.T) {
 			r.publish(func(s *Snapshot) { s.Ports = nat.PortRange{Low: 4000, High: 4000} })
 		}, insidePort, with(out, func(f *from) { f.sport = 4001 }).udp(t), "10.0.0.1", 3, 13, 0, verdict.PortsExhausted},
 		{"5508-REQ-8: no address", func(r *rig) { r.publish(func(s *Snapshot) { s.Pools[outsidePort] = nil }) }, insidePort, out.udp(t), "10.0.0.1", 3, 13, 0, verdict.NoExternalAddress},
+		{"5508-REQ-8: a protocol that policy refuses", func(r *rig) { r.publish(func(s *Snapshot) { s.Other = OtherDrop }) }, insidePort,
+			out.frame(t, out.ipv4(layers.IPProtocolGRE), payload("greetings")), "10.0.0.1", 3, 13, 0, verdict.ProtocolUnsupported},
+		{"5508-REQ-8: a hairpin that policy refuses", func(r *rig) { mapped(r); r.publish(func(s *Snapshot) { s.Hairpin = false }) }, insidePort,
+			from{src: client2, dst: external, sport: 7000, dport: 4000}.udp(t), "10.0.0.1", 3, 13, 0, verdict.HairpinDisabled},
+		{"5508-REQ-8: options that policy refuses", func(r *rig) { r.publish(func(s *Snapshot) { s.DropOptions = true }) }, insidePort, with(out, func(f *from) {
+			f.options = []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}
+		}).udp(t), "10.0.0.1", 3, 13, 0, verdict.OptionsRefused},
 		{"1812-4.3.2.3: as much as fits 576 bytes", nil, insidePort, with(out, func(f *from) { f.ttl, f.payload = 1, long }).udp(t), "10.0.0.1", 11, 0, 0, verdict.TTLExpired},
 		{"1812-4.3.2.3: options are quoted too", nil, insidePort, with(out, func(f *from) {
 			f.ttl, f.options = 1, []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}
@@ -202,6 +209,8 @@ func TestNoErrorAbout(t *testing.T) {
 		{"an address that is hidden from the sender", nil, outsidePort, last(server, client).udp(t)},
 		{"a route of type blackhole", func(r *rig) { r.toServer(fib.RouteBlackhole) }, insidePort, from{src: client, dst: server, sport: 1, dport: 2}.udp(t)},
 		{"a packet that policy refuses", nil, outsidePort, from{src: server, dst: client, sport: 1, dport: 2}.udp(t)},
+		{"options that policy refuses, from outside", func(r *rig) { r.publish(func(s *Snapshot) { s.DropOptions = true }) }, outsidePort,
+			from{src: excluded, dst: client, sport: 1, dport: 2, options: []layers.IPv4Option{{OptionType: 148, OptionLength: 4, OptionData: []byte{0, 0}}}}.udp(t)},
 		{"a port that nothing is mapped to", nil, outsidePort, from{src: server, dst: external, sport: 1, dport: 2}.udp(t)},
 		{"a sender that no route leads to", func(r *rig) { r.interfaces(true); r.reroute() }, insidePort, last(ip("10.1.1.1"), client).udp(t)},
 		{"a malformed packet", nil, insidePort, last(client, server).udp(t)[:30]},
