@@ -31,7 +31,7 @@ type attachment struct {
 func (a *attachment) remove() error {
 	err := a.Detach()
 	if a.path != "" {
-		err = errors.Join(err, unpin(a.path))
+		err = errors.Join(err, Unpin(a.path))
 	}
 	return errors.Join(err, a.Close())
 }

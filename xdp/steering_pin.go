@@ -111,6 +111,14 @@ func pin(l link.Link, dir string, nic *NIC) (path, why string) {
 	// bpffs reserves names with a dot, which VLAN interfaces have.
 	name := strings.ReplaceAll(nic.Name, ".", "_")
 	path = filepath.Join(dir, fmt.Sprintf("%d-%s", nic.Ifindex, name), pinFile)
+	if err := Pin(l, path); err != nil {
+		return "", err.Error()
+	}
+	return path, ""
+}
+
+// Pin pins l at a path in bpffs, and makes the directories on the way there.
+func Pin(l link.Link, path string) error {
 	for try := 0; ; try++ {
 		err := os.MkdirAll(filepath.Dir(path), 0o700)
 		if err == nil {
@@ -118,18 +126,20 @@ func pin(l link.Link, dir string, nic *NIC) (path, why string) {
 		}
 		switch {
 		case err == nil:
-			return path, ""
+			return nil
 		case errors.Is(err, fs.ErrNotExist) && try < 3:
 			// Another process that swept dead pins took the directory
 			// away while it was empty.
 		default:
-			return "", fmt.Sprintf("pin %s: %v", path, err)
+			return fmt.Errorf("pin %s: %w", path, err)
 		}
 	}
 }
 
-// unpin removes the pin at path and the directories that this leaves empty.
-func unpin(path string) error {
+// Unpin removes the pin at path and the directories that this leaves empty. One that
+// another process removed is no error: whoever attaches removes what dead namespaces
+// and devices left.
+func Unpin(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -194,7 +204,7 @@ func removeDeadPins() {
 			continue
 		}
 		if ifindex == 0 {
-			_ = unpin(path)
+			_ = Unpin(path)
 		}
 		l.Close()
 	}

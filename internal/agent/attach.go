@@ -11,6 +11,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"sluice/xdp"
 )
 
 // hook is a place where a program is attached.
@@ -67,7 +69,7 @@ func (a *Agent) adopt() error {
 	for _, l := range links {
 		h := hook{ifindex: l.ifindex, reply: l.attach == ebpf.AttachTCXEgress}
 		if l.ifindex == 0 || a.attached[h] != nil {
-			err = errors.Join(err, l.Detach(), removePin(l.path), l.Close())
+			err = errors.Join(err, l.Detach(), xdp.Unpin(l.path), l.Close())
 			continue
 		}
 		a.attached[h] = &attachment{link: l.Link, path: l.path}
@@ -107,8 +109,8 @@ func (a *Agent) attach(h hook, program *ebpf.Program) error {
 			at := &attachment{link: l}
 			if a.pins != "" {
 				at.path = filepath.Join(a.pins.links(), h.String())
-				if err := l.Pin(at.path); err != nil {
-					return errors.Join(fmt.Errorf("pin %s: %w", at.path, err), l.Close())
+				if err := xdp.Pin(l, at.path); err != nil {
+					return errors.Join(err, l.Close())
 				}
 			}
 			a.attached[h] = at
@@ -191,7 +193,7 @@ func (at *attachment) remove(h *netlink.Handle) error {
 		err = nil
 	}
 	if at.path != "" {
-		err = errors.Join(err, removePin(at.path))
+		err = errors.Join(err, xdp.Unpin(at.path))
 	}
 	return errors.Join(err, at.link.Close())
 }

@@ -48,24 +48,15 @@ func openPins() (p pins, why string) {
 
 // remove takes the maps away and the directories that this leaves empty.
 func (p pins) remove() error {
-	var errs []error
 	files, err := filepath.Glob(filepath.Join(p.maps(), "*"))
+	errs := []error{err}
 	for _, f := range files {
-		errs = append(errs, removePin(f))
+		errs = append(errs, xdp.Unpin(f))
 	}
-	for _, d := range []string{p.maps(), p.links(), string(p), filepath.Dir(string(p)), filepath.Dir(filepath.Dir(string(p)))} {
-		_ = os.Remove(d) // others' pins may be in it
+	for _, d := range []string{p.maps(), p.links()} {
+		_ = xdp.Unpin(d) // there may be others' pins in it
 	}
-	return errors.Join(append(errs, err)...)
-}
-
-// removePin takes a pin away. Another process may have been faster: whoever attaches
-// removes what dead namespaces and devices left.
-func removePin(path string) error {
-	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // pinnedLink is a TCX link that an earlier process left.
@@ -123,7 +114,7 @@ func removeDeadPins(root, but string) {
 			continue
 		}
 		for _, l := range links {
-			_ = os.Remove(l.path)
+			_ = xdp.Unpin(l.path)
 		}
 		_ = p.remove()
 	}
