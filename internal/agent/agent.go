@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -22,6 +23,8 @@ type Agent struct {
 	netlink *netlink.Handle
 	events  *nl.NetlinkSocket
 	changed chan struct{} // full when an event came
+
+	only net.Listener // held while this is the namespace's agent
 
 	mu       sync.Mutex
 	config   Config
@@ -52,6 +55,9 @@ const (
 	followPeriod = time.Second           // for what comes without an event: a gateway that does not answer
 )
 
+// ErrOther says that the namespace has an agent. Two would undo each other's work.
+var ErrOther = errors.New("another DSR agent runs in this network namespace: stop it first")
+
 // Open loads the programs, takes over what an earlier process left, and attaches
 // them in the network namespace of the calling thread. Interfaces that are not
 // there yet are attached when they come, while Run runs.
@@ -71,7 +77,16 @@ func Open(c Config, log *slog.Logger) (*Agent, error) {
 	return a, nil
 }
 
+// onlyName is of an abstract socket, which belongs to the network namespace and goes
+// with the process that holds it.
+const onlyName = "@sluice/dsr-agent"
+
 func (a *Agent) open() (err error) {
+	if a.only, err = net.Listen("unix", onlyName); errors.Is(err, unix.EADDRINUSE) {
+		return ErrOther
+	} else if err != nil {
+		return fmt.Errorf("DSR agent: %w", err)
+	}
 	if a.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("DSR agent: open netlink: %w", err)
 	}
@@ -88,15 +103,11 @@ func (a *Agent) open() (err error) {
 	if err := a.load(); err != nil {
 		return err
 	}
-	if err := errors.Join(a.putServices(), a.follow(time.Now()), a.putSettings()); err != nil {
-		return err
+	err = errors.Join(a.putServices(), a.follow(time.Now()))
+	if err != nil {
+		err = errors.Join(err, a.handOver())
 	}
-	if a.before == nil {
-		return nil
-	}
-	// What began after the first copy was written to the old table.
-	err = a.copyFlows()
-	return errors.Join(err, a.before.Close())
+	return errors.Join(err, a.putSettings()) // no flow waits for a new table any more
 }
 
 // forgetLeftovers removes maps that no attached program works on: they are those
@@ -122,7 +133,13 @@ func (a *Agent) follow(at time.Time) error {
 	for _, l := range n.links {
 		a.names[l.Attrs().Index] = l.Attrs().Name
 	}
-	if err := errors.Join(a.putOwn(n.own()), a.putGateways(&n, at), a.putArrivals(&n), a.followRules(&n)); err != nil {
+	if err := errors.Join(a.putOwn(n.own()), a.putGateways(&n, at), a.putArrivals(&n)); err != nil {
+		return err
+	}
+	// Last of what the programs read, and before they are attached: a set that is
+	// empty believes nobody unless the settings say that it stands for anybody.
+	a.followRules(&n)
+	if err := a.putSettings(); err != nil {
 		return err
 	}
 	a.strict = nil
@@ -218,7 +235,7 @@ func (a *Agent) Apply(c Config) error {
 // after it has added them.
 func (a *Agent) apply() error {
 	if a.config.settings()&(anyGateway|anyService) == 0 {
-		return errors.Join(a.putServices(), a.follow(time.Now()), a.putSettings())
+		return errors.Join(a.putServices(), a.follow(time.Now()))
 	}
 	return errors.Join(a.putSettings(), a.putServices(), a.follow(time.Now()))
 }
@@ -279,6 +296,9 @@ func (a *Agent) Close() error {
 	}
 	if a.objects.Flows != nil {
 		errs = append(errs, a.objects.Close())
+	}
+	if a.only != nil {
+		errs = append(errs, a.only.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -35,13 +35,14 @@ const (
 	programsEventDIRECT_DATAGRAM        programsEvent = 16
 	programsEventSERVICE_COLLISION      programsEvent = 17
 	programsEventTABLE_FULL             programsEvent = 18
-	programsEventFLOW_UNKNOWN           programsEvent = 19
-	programsEventOUTER_CONGESTION       programsEvent = 20
-	programsEventREPLY_FRAGMENT_UNKNOWN programsEvent = 21
-	programsEventREPLY_UNROUTABLE       programsEvent = 22
-	programsEventREPLY_TOO_BIG          programsEvent = 23
-	programsEventREWRITE_FAILED         programsEvent = 24
-	programsEventEVENTS                 programsEvent = 25
+	programsEventHANDING_OVER           programsEvent = 19
+	programsEventFLOW_UNKNOWN           programsEvent = 20
+	programsEventOUTER_CONGESTION       programsEvent = 21
+	programsEventREPLY_FRAGMENT_UNKNOWN programsEvent = 22
+	programsEventREPLY_UNROUTABLE       programsEvent = 23
+	programsEventREPLY_TOO_BIG          programsEvent = 24
+	programsEventREWRITE_FAILED         programsEvent = 25
+	programsEventEVENTS                 programsEvent = 26
 )
 
 type programsFlow struct {

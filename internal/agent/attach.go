@@ -87,7 +87,21 @@ func (a *Agent) attachAll(wanted map[hook]*ebpf.Program) error {
 			errs = append(errs, a.detach(h))
 		}
 	}
+	// Replies first: what a request begins must be translated. Unless the flows get
+	// another table: then the programs that begin none there yet come first, the
+	// old table is complete when it is copied, and the other programs follow.
+	replies := a.before == nil
+	errs = append(errs, a.attachSome(wanted, replies), a.handOver(), a.attachSome(wanted, !replies))
+	return errors.Join(errs...)
+}
+
+// attachSome is attachAll for the hooks of replies, or of requests.
+func (a *Agent) attachSome(wanted map[hook]*ebpf.Program, replies bool) error {
+	var errs []error
 	for h, program := range wanted {
+		if h.reply != replies {
+			continue
+		}
 		var err error
 		switch at := a.attached[h]; {
 		case at == nil:

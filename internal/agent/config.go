@@ -68,7 +68,9 @@ const (
 	networkOrder
 	dispatchIPIP
 	dispatchGeneve
-	sourceRules // what the node says, not Config
+	// What Config does not say.
+	sourceRules
+	handingOver
 )
 
 func (c *Config) settings() uint32 {

@@ -44,6 +44,7 @@ var events = [programsEventEVENTS]struct {
 	programsEventDIRECT_DATAGRAM:        {"direct-datagram", "a datagram to the backend itself from a client port that a flow has: its answer would leave with the service address", Dropped},
 	programsEventSERVICE_COLLISION:      {"service-collision", "another service address had a flow with the same client and backend port", Dropped},
 	programsEventTABLE_FULL:             {"table-full", "the flow table had no room for a new flow", Dropped},
+	programsEventHANDING_OVER:           {"handing-over", "would have begun a flow while flows are handed to a table of another size", Dropped},
 	programsEventFLOW_UNKNOWN:           {"flow-unknown", "came in an outer header, named no service and belonged to no flow: its answer would leave with the backend's address", Dropped},
 	programsEventOUTER_CONGESTION:       {"outer-congestion", "a router marked the outer header for congestion, which the ends do not understand", Dropped},
 	programsEventREPLY_FRAGMENT_UNKNOWN: {"reply-fragment-unknown", "later fragment from a backend whose first one did not leave before: it may be a reply", Dropped},

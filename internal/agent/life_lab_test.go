@@ -318,7 +318,7 @@ func TestUpload(t *testing.T) {
 				r.must(err)
 				defer c.Close()
 				_ = c.SetDeadline(time.Now().Add(patience))
-				const size = 3 << 20
+				const size = 1 << 20
 				_, err = fmt.Fprintf(c, "POST / HTTP/1.0\r\nContent-Length: %d\r\n\r\n", size)
 				r.must(err)
 				_, err = c.Write(make([]byte, size))

@@ -87,12 +87,13 @@ func (a *Agent) putArrivals(n *node) error {
 	return putSet(a.objects.Arrivals, "interfaces of requests", wanted)
 }
 
-// putSettings is last when rules widen and harmless when they narrow: a set that
-// is empty believes nobody unless the settings say that it stands for anybody.
 func (a *Agent) putSettings() error {
 	settings := a.config.settings()
 	if a.rules {
 		settings |= sourceRules
+	}
+	if a.before != nil {
+		settings |= handingOver
 	}
 	if err := a.objects.Settings.Put(uint32(0), settings); err != nil {
 		return fmt.Errorf("settings of the DSR agent: bpf(BPF_MAP_UPDATE_ELEM): %w", err)

@@ -36,16 +36,11 @@ func (a *Agent) readNode() (n node, err error) {
 	return n, nil
 }
 
-// followRules tells the programs whether the kernel could route a reply otherwise
-// than it did, if it had had the service's address and port as its source.
-func (a *Agent) followRules(n *node) error {
-	rules := slices.ContainsFunc(n.rules, func(r netlink.Rule) bool { return r.Src != nil || r.Sport != nil })
+// followRules notes whether the kernel could route a reply otherwise than it did, if
+// it had had the service's address and port as its source.
+func (a *Agent) followRules(n *node) {
+	a.rules = slices.ContainsFunc(n.rules, func(r netlink.Rule) bool { return r.Src != nil || r.Sport != nil })
 	a.forwards = sysctl("lo", "forwarding") == '1'
-	if rules == a.rules {
-		return nil
-	}
-	a.rules = rules
-	return a.putSettings()
 }
 
 // own are the node's addresses, which no client has.

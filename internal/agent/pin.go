@@ -173,6 +173,17 @@ func (a *Agent) unpinOther(spec *ebpf.CollectionSpec) error {
 	return nil
 }
 
+// handOver copies what began in the table of an earlier process since the first copy,
+// when nothing begins there any more, and lets go of it.
+func (a *Agent) handOver() error {
+	if a.before == nil {
+		return nil
+	}
+	err := errors.Join(a.copyFlows(), a.before.Close())
+	a.before = nil
+	return err
+}
+
 // copyFlows copies the flows of an earlier table that this one does not have.
 func (a *Agent) copyFlows() error {
 	if a.before == nil {

@@ -27,7 +27,10 @@ int request(struct __sk_buff *skb)
 	__u32 config = configured();
 	struct endpoint service = {};
 
-	// A frame with a tag comes again on the VLAN's own interface.
+	// A frame with a tag comes again on the VLAN's own interface. One that was seen
+	// comes again where a bridge or bond and its ports are listed.
+	if (skb->tc_index == SEEN)
+		return TC_ACT_UNSPEC;
 	if (skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
 	if (!read_ip(skb, ETH_HLEN, &v))

@@ -157,6 +157,10 @@ inline bool begin(struct __sk_buff *skb, const struct view *v, const struct flow
 		.packets[0] = segments(skb), .bytes[0] = octets(skb, v),
 	};
 
+	if (configured() & HANDOVER) {
+		count(HANDING_OVER);
+		return false;
+	}
 	if (bpf_map_update_elem(&flows, key, &fresh, BPF_ANY) ||
 	    bpf_map_update_elem(&backends, &key->backend, &at, BPF_ANY)) {
 		count(TABLE_FULL);
@@ -167,6 +171,10 @@ inline bool begin(struct __sk_buff *skb, const struct view *v, const struct flow
 	return true;
 }
 
+// SEEN is the tc_index of a request that named its service: without that it would look
+// like one to the backend itself.
+enum { SEEN = 0x5c1c };
+
 // learn begins or follows the flow of a request that names its service. Where it
 // returns false the packet must not be delivered, since its reply would leave
 // with the wrong source.
@@ -175,6 +183,7 @@ inline bool learn(struct __sk_buff *skb, const struct view *v, __be32 backend, c
 	struct flow_key key;
 	struct flow *f;
 
+	skb->tc_index = SEEN;
 	key_of_request(&key, v, backend);
 	f = bpf_map_lookup_elem(&flows, &key);
 	if (f) {

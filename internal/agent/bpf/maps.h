@@ -32,6 +32,7 @@ enum event {
 	DIRECT_DATAGRAM, // dropped from here on
 	SERVICE_COLLISION,
 	TABLE_FULL,
+	HANDING_OVER,
 	FLOW_UNKNOWN,
 	OUTER_CONGESTION,
 	REPLY_FRAGMENT_UNKNOWN,
@@ -48,7 +49,8 @@ enum setting {
 	NETWORK_ORDER = 8,
 	DISPATCH_IPIP = 16,
 	DISPATCH_GENEVE = 32,
-	SOURCE_RULES = 64, // routing rules that ask for the source
+	SOURCE_RULES = 64,  // routing rules that ask for the source
+	HANDOVER = 128,     // to a new table: what begins a flow is dropped
 };
 
 // One word of enum setting, so that a change is one store.
