@@ -17,6 +17,7 @@ type NewFlow struct {
 	InPort, OutPort uint8     // on which original, reply packets arrive
 	First           Direction // of the packet that begins it
 	TCPFlags        uint8     // of that packet
+	NextHop         uint32    // of the original direction, see Flow.NextHop; 0 = not known
 	Service         uint16
 	Backend         uint32
 
@@ -108,17 +109,17 @@ func (w *Worker) fill(id uint32, nf *NewFlow, now Tick) {
 	f.generation++
 	f.seal = uint32(nf.Kind)
 	f.seal |= f.sum() << 8
-	f.nextHop[Original].Store(0)
-	f.nextHop[Reply].Store(0)
+	storeRelaxed(&f.nextHop[Original], nf.NextHop)
+	storeRelaxed(&f.nextHop[Reply], 0)
 	f.packets, f.bytes = [2]uint64{}, [2]uint64{}
 	f.sent, f.acked = [2]uint32{}, [2]uint32{}
-	f.windows.Store(0)
+	storeRelaxed(&f.windows, 0)
 	storeTick(&f.seen, now)
 	s := phaseBuilding | initial(nf.Original.Proto, nf.First, nf.TCPFlags)
 	if nf.counted {
 		s |= counted
 	}
-	f.status.Store(uint32(s))
+	storeRelaxed(&f.status, uint32(s))
 }
 
 // attachOriginal inserts the original entry of flow id. Where another flow has
@@ -204,7 +205,7 @@ func (w *Worker) publish(id uint32) bool {
 	s := status(f.status.Load())
 	m := &w.table.mappings[f.mapping]
 	if f.mapping != 0 {
-		m.lastOut.Store(uint32(w.now))
+		storeRelaxed(&m.lastOut, uint32(w.now))
 	}
 	w.table.peers.count(f, 1)
 	// Nobody else changes the status of a flow that is not live, except to

@@ -11,6 +11,7 @@
 //	index.go     cache-line buckets of tagged ids; look-up
 //	insert.go    the insert that leaves one of several racing twins
 //	lookup.go    a whole burst at once, memory latency overlapped
+//	ahead.go     what is sent for before flows begin
 //	prefetch.go  memory sent for ahead: assembly, with plain Go elsewhere
 //	create.go    birth and end of flows;  mapping.go, source.go, external.go
 //	state.go     the TCP state machine;  timeouts.go

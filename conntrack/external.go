@@ -126,6 +126,28 @@ func (x *External) Held(proto uint8, port uint16) bool {
 	return ok && (x.ports[space][port].Load() != 0 || x.static[space][port/64].Load()&(1<<(port%64)) != 0)
 }
 
+// FreeNear returns a free port, as NextFree does, of the 64 that `from` is among.
+func (x *External) FreeNear(proto uint8, from, lo, hi uint16) (port uint16, ok bool) {
+	return x.freeNear(proto, ^uint64(0), from, lo, hi)
+}
+
+// FreeNearLike is FreeNear among the ports that are even as port like is, or odd.
+func (x *External) FreeNearLike(proto uint8, like, from, lo, hi uint16) (port uint16, ok bool) {
+	return x.freeNear(proto, evenPorts<<(like&1), from, lo, hi)
+}
+
+func (x *External) freeNear(proto uint8, among uint64, from, lo, hi uint16) (port uint16, ok bool) {
+	space, known := portSpace(proto)
+	if !known || from < lo || from > hi {
+		return 0, false
+	}
+	first := from &^ 63
+	if port, ok = x.firstFree(space, among, from, min(hi, first|63)); !ok && from > max(lo, first) {
+		port, ok = x.firstFree(space, among, max(lo, first), from-1)
+	}
+	return port, ok
+}
+
 // NextFree returns the first port from `from` on that is neither held nor
 // reserved and does not rest, continuing at lo after hi. It looks at every port of [lo, hi] before
 // it gives up (RFC 6888 REQ-13). A from outside means lo. Another worker may claim the port

@@ -210,3 +210,32 @@ func TestSourcePairs(t *testing.T) {
 		t.Error("a source that ended left its pair behind")
 	}
 }
+
+// TestFreeNear: of the 64 ports around one, a free one of the range is found
+// exactly if there is any.
+func TestFreeNear(t *testing.T) {
+	table := newTable(t, 2000, 1)
+	rapid.Check(t, func(rt *rapid.T) {
+		x := NewExternal(external, nil)
+		lo := uint16(rapid.IntRange(1, 200).Draw(rt, "lo"))
+		hi := lo + uint16(rapid.IntRange(0, 200).Draw(rt, "more"))
+		for _, port := range rapid.SliceOfN(rapid.IntRange(0, 511), 0, 500).Draw(rt, "held") {
+			x.claim(1, uint16(port), uint32(1+port%len(table.mappings)))
+		}
+		from := uint16(rapid.IntRange(0, 500).Draw(rt, "from"))
+		like := uint16(rapid.IntRange(0, 1).Draw(rt, "like"))
+		var free [2]bool // by parity
+		for p := max(lo, from&^63); from >= lo && from <= hi && p <= min(hi, from|63); p++ {
+			free[p&1] = free[p&1] || !x.Held(packet.ProtoUDP, p)
+		}
+		good := func(port uint16) bool {
+			return !x.Held(packet.ProtoUDP, port) && port >= lo && port <= hi && port&^63 == from&^63
+		}
+		if port, ok := x.FreeNear(packet.ProtoUDP, from, lo, hi); ok != (free[0] || free[1]) || ok && !good(port) {
+			rt.Fatalf("port %d, %v from %d of [%d, %d], want %v", port, ok, from, lo, hi, free)
+		}
+		if port, ok := x.FreeNearLike(packet.ProtoUDP, like, from, lo, hi); ok != free[like] || ok && (!good(port) || port&1 != like) {
+			rt.Fatalf("port %d, %v from %d of [%d, %d] like %d, want %v", port, ok, from, lo, hi, like, free)
+		}
+	})
+}

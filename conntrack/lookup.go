@@ -16,9 +16,9 @@ type Lookup struct {
 	word   [Burst]uint64 // the slot that matched, 0 = none
 }
 
-// stride is how many records Settle sends for at once: enough for the memory to
+// Stride is how many records Settle sends for at once: enough for the memory to
 // be kept busy, few enough for all of them to be under way together.
-const stride = 8
+const Stride = 8
 
 // LookupBurst finds the flows of l.Keys[:n]. A flow that has been silent for too
 // long is ended and counts as not found.
@@ -66,9 +66,13 @@ func (w *Worker) Match(l *Lookup, n int, now Tick) (unmatched int) {
 			unmatched++
 		}
 	}
-	fetchPairs(l.Flow[:min(stride, l.n)])
+	fetchPairs(l.Flow[:min(Stride, l.n)])
 	return unmatched
 }
+
+// Unmatched reports whether Match found key i in no slot of its first bucket: most
+// likely it belongs to no flow.
+func (l *Lookup) Unmatched(i int) bool { return l.word[i] == 0 }
 
 // match returns the slot with what is wanted of foundMask, 0 = none. Without
 // branches: which slot matches cannot be predicted, and each wrong guess costs
@@ -104,8 +108,8 @@ func (b *bucket) match(want uint64) (found uint64) {
 // next one begins. It takes the matches that are live flows with just this key;
 // whatever is less simple goes the slow way.
 func (w *Worker) Settle(l *Lookup, from int) (to int) {
-	to = min(from+stride, l.n)
-	fetchPairs(l.Flow[to:min(to+stride, l.n)])
+	to = min(from+Stride, l.n)
+	fetchPairs(l.Flow[to:min(to+Stride, l.n)])
 	limits := w.table.limits.Load()
 	for i := from; i < to; i++ {
 		word, f := l.word[i], l.Flow[i]

@@ -159,10 +159,10 @@ func (t *Table) fillMapping(m *Mapping, c *Claim, now Tick) {
 	}
 	m.created = now
 	m.generation++
-	m.whole.Store(0)
-	m.quiet.Store(0)
-	m.refs.Store(1)
-	m.lastOut.Store(uint32(now))
+	storeRelaxed(&m.whole, 0)
+	storeRelaxed(&m.quiet, 0)
+	storeRelaxed(&m.refs, 1)
+	storeRelaxed(&m.lastOut, uint32(now))
 }
 
 // hold claims the mapping's port, or a share in the one it is to use.

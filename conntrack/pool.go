@@ -111,6 +111,14 @@ func (s *stash) take() uint32 {
 	return s.ids[s.n]
 }
 
+// next returns up to n ids of those that take will return next.
+func (s *stash) next(n int) []uint32 {
+	if s.n < n && s.n < s.pool.batch {
+		s.n += s.pool.pop(s.ids[s.n:s.pool.batch])
+	}
+	return s.ids[max(s.n-n, 0):s.n]
+}
+
 // untake gives back an id that take returned and that nobody else has seen.
 func (s *stash) untake(id uint32) {
 	if s.n == len(s.ids) {

@@ -37,6 +37,9 @@ func (s *Source) External() uint32 { return s.external.Load() }
 // Pair gives the source an external address unless it has one, and returns the
 // one it has: of several workers the first decides.
 func (s *Source) Pair(external uint32) uint32 {
+	if now := s.external.Load(); now != 0 {
+		return now
+	}
 	s.external.CompareAndSwap(0, external)
 	return s.external.Load()
 }

@@ -78,6 +78,7 @@ type Worker struct {
 	mappings stash
 	sources  stash
 	events   Ring
+	ahead    Ahead
 	probe    uint64 // counts the records that EarlyDrop looked at
 
 	// How many flows in each state, mappings and sources began here minus
@@ -95,9 +96,6 @@ func (t *Table) Worker(i int) *Worker {
 	w.Online()
 	return w
 }
-
-// add changes a counter that only one goroutine writes.
-func add(c *atomic.Int64, n int64) { c.Store(c.Load() + n) }
 
 // note is the one place that every birth, change of state and end of a flow
 // comes through: it keeps the counts and tells whoever watches.

@@ -155,11 +155,12 @@ func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conn
 	return nil, r
 }
 
-// claim tries the ports that the claim may have, one after the other. made says
-// that the mapping is new.
+// claim tries the ports that the claim may have, one after the other: first the one
+// that was chosen ahead, if any. made says that the mapping is new.
 func (a *Allocator) claim(w *conntrack.Worker, c *conntrack.Claim, now conntrack.Tick) (m *conntrack.Mapping, made bool, r verdict.Reason) {
 	for attempt := range raceLimit {
-		if !a.candidate(w, c, attempt == 0, now) {
+		hinted := attempt == 0 && c.Port != 0 && w.Available(c.External, c.Proto, c.Port, c.Inside, c.InsidePort, now)
+		if !hinted && !a.candidate(w, c, attempt == 0, now) {
 			break
 		}
 		m, existed, taken, r := w.Claim(c, now)
@@ -214,15 +215,32 @@ func (a *Allocator) candidate(w *conntrack.Worker, c *conntrack.Claim, keep bool
 	return false
 }
 
-// free is a free port of r, from a random one on. UDP keeps the parity of the inside
+// nearProbes is how many places of the range are tried at random.
+const nearProbes = 4
+
+// free is a free port of r, if there is any: near one of a few random places, else the
+// next one from another. Without the former, whatever begins in a stretch where all
+// are taken would get the port after that, which is easy to guess, and far from where the
+// search began. UDP keeps the parity of the inside
 // port while a port has it (RFC 4787 REQ-4): RTP has even ports, its RTCP odd ones. It
 // is given up where ports are to be hard to guess (RFC 7857 8).
 func (a *Allocator) free(c *conntrack.Claim, r PortRange) (port uint16, ok bool) {
 	if r.empty() {
 		return 0, false
 	}
+	parity := c.Proto == packet.ProtoUDP && !a.behaviour.Random
+	for range nearProbes {
+		if parity {
+			port, ok = c.External.FreeNearLike(c.Proto, c.InsidePort, a.within(r), r.Low, r.High)
+		} else {
+			port, ok = c.External.FreeNear(c.Proto, a.within(r), r.Low, r.High)
+		}
+		if ok {
+			return port, true
+		}
+	}
 	from := a.within(r)
-	if c.Proto == packet.ProtoUDP && !a.behaviour.Random {
+	if parity {
 		if port, ok = c.External.NextFreeLike(c.Proto, c.InsidePort, from, r.Low, r.High); ok {
 			return port, ok
 		}

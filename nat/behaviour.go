@@ -108,7 +108,12 @@ func (a *Allocator) SetBehaviour(b Behaviour) { a.behaviour = b }
 // With PortSearchWaiting the flow has no port yet, and no more may be looked at
 // now: MapFlow with the same arguments goes on, where s says.
 func (a *Allocator) MapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.External, key, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
-	c := conntrack.Claim{Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Peer: key.Dst}
+	return a.mapFlow(w, pool, ext, 0, key, target, s, now)
+}
+
+// mapFlow is MapFlow, which tries the port of a hint first where that is not 0.
+func (a *Allocator) mapFlow(w *conntrack.Worker, pool *Pool, ext *conntrack.External, hint uint16, key, target *conntrack.Tuple, s *Search, now conntrack.Tick) (*conntrack.Mapping, verdict.Reason) {
+	c := conntrack.Claim{Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Port: hint, Peer: key.Dst}
 	if ext == nil {
 		var r verdict.Reason
 		if c.External, c.Source, r = pool.choose(w, key.Src); r != verdict.None {

@@ -45,12 +45,21 @@ func (p *Pool) External(src uint32) *conntrack.External {
 // mappings have already, as long as that is in the pool, so that a change of the
 // pool splits no source over two addresses (RFC 4787 REQ-2, RFC 6888 REQ-2).
 func (p *Pool) paired(source *conntrack.Source) *conntrack.External {
-	if addr := source.External(); addr != 0 {
-		if i := slices.Index(p.addrs, addr); i >= 0 {
-			return p.externals[i]
-		}
+	if x := p.at(source.External()); x != nil {
+		return x
 	}
 	return p.External(source.Address())
+}
+
+// at returns the pool's external address addr, nil if it has none. 0 is none.
+func (p *Pool) at(addr uint32) *conntrack.External {
+	if addr == 0 {
+		return nil
+	}
+	if i := slices.Index(p.addrs, addr); i >= 0 {
+		return p.externals[i]
+	}
+	return nil
 }
 
 // choose returns the address for a new flow of an inside address: where there are

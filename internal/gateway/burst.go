@@ -29,10 +29,17 @@ func (w *Worker) burst(in fib.PortID, n int) {
 func (w *Worker) pass(in fib.PortID, n int) {
 	w.in = in
 	keys := w.parse(n)
-	w.flows.Match(&w.lookup, keys, w.now)
+	unmatched := w.flows.Match(&w.lookup, keys, w.now)
+	if w.ahead.decided = 0; unmatched > 0 {
+		w.decideAhead(keys)
+	}
 	for k, to := 0, 0; k < keys; {
-		// The flows of those that come next are under way meanwhile.
-		for to = w.flows.Settle(&w.lookup, k); k < to; k++ {
+		to = w.flows.Settle(&w.lookup, k)
+		if w.ahead.decided>>to != 0 {
+			w.sendAhead(to)
+		}
+		// What the next packets need is under way meanwhile.
+		for ; k < to; k++ {
 			w.decide(k)
 		}
 	}
@@ -127,13 +134,17 @@ func (w *Worker) decide(k int) {
 		return
 	}
 	flow, dir := w.lookup.Flow[k], w.lookup.Dir[k]
-	if flow == nil && w.atService(d, p) {
-		return
+	var decided *Decision
+	if flow == nil {
+		if w.atService(d, p) {
+			return
+		}
+		decided = w.decidedAhead(k)
 	}
-	r := w.deliver(d, p, w.lookup.Keys[k], flow, dir)
+	r := w.deliver(d, p, w.lookup.Keys[k], decided, flow, dir)
 	if r == verdict.BackendGone && w.moved {
 		w.moved = false
-		r = w.deliver(d, p, w.lookup.Keys[k], nil, 0)
+		r = w.deliver(d, p, w.lookup.Keys[k], nil, nil, 0)
 	}
 	switch {
 	case r == verdict.None:
@@ -148,11 +159,12 @@ func (w *Worker) decide(k int) {
 	}
 }
 
-// deliver sends a packet on its way by its flow, which begins here where it is nil.
-func (w *Worker) deliver(d xdp.Desc, p *packet.Packet, key conntrack.Tuple, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
+// deliver sends a packet on its way by its flow, which begins here where it is nil:
+// by a decision that is made already, or nil.
+func (w *Worker) deliver(d xdp.Desc, p *packet.Packet, key conntrack.Tuple, decided *Decision, flow *conntrack.Flow, dir conntrack.Direction) verdict.Reason {
 	if flow == nil {
 		var r verdict.Reason
-		if flow, dir, r = w.miss(p, key); r != verdict.None {
+		if flow, dir, r = w.miss(p, key, decided); r != verdict.None {
 			w.holdSYN(w.frame(d), p, r)
 			return r
 		}

@@ -50,6 +50,9 @@ type Decision struct {
 
 	Routed bool    // Hop was looked up
 	Hop    fib.Hop // the way out to Target's destination
+	hop    fib.HopID
+
+	hint nat.Hint // of the mapping, for a decision that was made ahead
 }
 
 // Question is what the masquerade policy was asked about a packet.
@@ -80,6 +83,11 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 		s.decideExternal(d, flows, in, p, x)
 		return
 	}
+	s.decideRouted(d, in, p)
+}
+
+// decideRouted decides about a packet that is for nobody here: by its way out and the policy.
+func (s *Snapshot) decideRouted(d *Decision, in fib.PortID, p *packet.Packet) {
 	if d.Reason = s.lookup(d, in, p); d.Reason != verdict.None {
 		return
 	}
@@ -105,7 +113,7 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 
 // lookup finds the way out to the target.
 func (s *Snapshot) lookup(d *Decision, in fib.PortID, p *packet.Packet) verdict.Reason {
-	_, d.Hop = s.Routes.Lookup(d.Target.Dst, p.Src, in, pathHash(p.Src))
+	d.hop, d.Hop = s.Routes.Lookup(d.Target.Dst, p.Src, in, pathHash(p.Src))
 	d.Routed = true
 	return hopReason(&d.Hop)
 }

@@ -6,6 +6,7 @@
 //	  parse     burst.go    malformed → named drop; partial checksums finished
 //	  classify  burst.go    flow | ICMP error | fragment | ARP
 //	  look up   conntrack   the whole burst at once, memory latency overlapped
+//	  ahead     ahead.go    what flows that begin will need, sent for before
 //	  miss      miss.go     policy, external address, port → new flow, or a named drop
 //	  forward   forward.go  next hop, TTL, MTU, rewrite → out queue of a port,
 //	                        in fragments where need be (fragmentout.go)

@@ -157,14 +157,14 @@ func (w *Worker) leadFlow(d xdp.Desc, frame []byte, p *packet.Packet, x *fragmen
 	if took, r := w.fragmentAtService(d, frame, p); took {
 		return r
 	}
-	flow, dir, r := w.miss(p, key(p))
+	flow, dir, r := w.miss(p, key(p), nil)
 	if r != verdict.None {
 		return r
 	}
 	r = w.forwardAs(d, frame, p, flow, dir, x)
 	if r == verdict.BackendGone && w.moved {
 		w.moved = false
-		if flow, dir, r = w.miss(p, key(p)); r == verdict.None {
+		if flow, dir, r = w.miss(p, key(p), nil); r == verdict.None {
 			r = w.forwardAs(d, frame, p, flow, dir, x)
 		}
 	}

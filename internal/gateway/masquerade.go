@@ -16,8 +16,14 @@ func (w *Worker) masquerade(p *packet.Packet, key conntrack.Tuple, d *Decision) 
 	if search == nil {
 		return nil, 0, verdict.PortSearchWaiting
 	}
-	m, r := w.alloc.MapFlow(w.flows, w.snapshot.Pools[out], d.External, &key, &target, search, w.now)
-	nf := conntrack.NewFlow{Original: key, Reply: target.Reverse(), Kind: d.Kind, OutPort: out}
+	var m *conntrack.Mapping
+	var r verdict.Reason
+	if d.External == nil {
+		m, r = w.alloc.MapHinted(w.flows, w.snapshot.Pools[out], d.hint, &key, &target, search, w.now)
+	} else {
+		m, r = w.alloc.MapFlow(w.flows, nil, d.External, &key, &target, search, w.now)
+	}
+	nf := conntrack.NewFlow{Original: key, Reply: target.Reverse(), Kind: d.Kind, OutPort: out, NextHop: w.snapshot.decidedHop(d)}
 	for r == verdict.None {
 		nf.Mapping = m
 		nf.Reply.Dst, nf.Reply.DstPort = m.External()

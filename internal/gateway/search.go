@@ -136,9 +136,9 @@ func (w *Worker) search(x *searching) (over bool) {
 
 func (w *Worker) resumeFlow(x *searching) verdict.Reason {
 	if x.framed {
-		return w.deliver(x.desc, &x.p, x.key, nil, 0)
+		return w.deliver(x.desc, &x.p, x.key, nil, nil, 0)
 	}
-	_, _, r := w.miss(&x.p, x.key)
+	_, _, r := w.miss(&x.p, x.key, nil)
 	return r
 }
 

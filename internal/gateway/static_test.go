@@ -216,11 +216,11 @@ func TestForwardAndOtherProtocolsAllocateNothing(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(20, func() {
 		r.worker.in = insidePort
-		f, _, _ := r.worker.miss(&p, key(&p))
+		f, _, _ := r.worker.miss(&p, key(&p), nil)
 		r.worker.flows.Retire(f, verdict.None)
 		r.worker.in = outsidePort
 		for i := range q {
-			f, _, _ = r.worker.miss(&q[i], key(&q[i]))
+			f, _, _ = r.worker.miss(&q[i], key(&q[i]), nil)
 			r.worker.flows.Retire(f, verdict.None)
 		}
 		r.worker.flows.Quiesce()

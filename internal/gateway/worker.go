@@ -77,6 +77,7 @@ type Worker struct {
 	frames  [Burst]xdp.Desc
 	packets [Burst]packet.Packet
 	lookup  conntrack.Lookup
+	ahead   ahead
 	index   [Burst]uint8 // lookup slot → frame of the burst
 	out     [MaxPorts]outQueue
 	wasted  [MaxPorts]uint64 // what each port had wasted when last asked
