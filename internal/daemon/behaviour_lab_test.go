@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,10 +19,7 @@ import (
 // addresses of its own.
 func TestBehaviourLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	const pool = "198.51.100.64/31"
 	for _, c := range []struct{ name, mapping, filtering, addresses string }{
 		{"the default", "endpoint-independent", "address-and-port-dependent", "auto"},

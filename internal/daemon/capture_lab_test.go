@@ -27,10 +27,7 @@ import (
 // file against what both ends were.
 func TestCaptureLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := newPuntLab(t, program)
 	t.Run("a connection", func(t *testing.T) { testCaptureConnection(t, l) })
 	t.Run("drops", func(t *testing.T) { testCaptureDrops(t, l) })

@@ -38,10 +38,7 @@ type agentLab struct {
 func newAgentLab(t *testing.T) *agentLab {
 	t.Helper()
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := &agentLab{serviceLab: newServiceLabAt(t, program, "dsr", labVIP, agentPort, lab.Client1Address)}
 	dir := t.TempDir()
 	l.conf = filepath.Join(dir, "agent.yaml")
@@ -287,10 +284,7 @@ func TestDSRAgentRestartLab(t *testing.T) {
 // ceases to be one by another; a configuration that is refused changes nothing.
 func TestDSRAgentBesideGatewayLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := newLabWith(t, program, lab.Options{}, func(config string) string { return config })
 	plain, err := os.ReadFile(l.file)
 	must(t, err)

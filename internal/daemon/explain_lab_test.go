@@ -3,8 +3,6 @@ package daemon
 import (
 	"net"
 	"net/netip"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +15,7 @@ import (
 // must do what was said, as whoever receives it sees it.
 func TestExplainLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := newPuntLab(t, program)
 	const port = ":40000"
 	client1, client2 := l.udp(l.Client1, lab.Client1Address+port), l.udp(l.Client2, lab.Client2Address+port)

@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,10 +24,7 @@ const oneToOne = "198.51.100.50"
 // between kernels, the checker watching outside.
 func TestForwardsLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	forwards := fmt.Sprintf("port-forwards:\n  - {external: auto:8080, to: %s:80}\n  - {external: %s, to: %s}\n",
 		lab.Client1Address, oneToOne, lab.Client2Address)
 	l := newLabWith(t, program, lab.Options{}, func(config string) string { return config + forwards })

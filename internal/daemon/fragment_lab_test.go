@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,10 +24,7 @@ import (
 // leaves outside is watched.
 func TestFragmentLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	for name, external := range map[string]string{"shared": lab.GatewayOutside, "pool": "198.51.100.50"} {
 		t.Run(name, func(t *testing.T) { testFragments(t, program, external) })
 	}

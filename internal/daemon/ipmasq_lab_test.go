@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,10 +17,7 @@ import (
 func TestIPMasqAgentLab(t *testing.T) {
 	lab.RequireRoot(t)
 	dir := t.TempDir()
-	program := filepath.Join(dir, "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	top, err := lab.Up(lab.Options{})
 	if err != nil {
 		t.Fatal(err)

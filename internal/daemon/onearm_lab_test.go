@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -32,10 +31,7 @@ const (
 // on each driver: both directions are received and sent on the same socket.
 func TestOneArmed(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	for _, driver := range []string{"native", "asavie"} {
 		t.Run(driver, func(t *testing.T) { testOneArmed(t, program, driver) })
 	}

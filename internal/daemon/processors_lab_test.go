@@ -3,7 +3,6 @@ package daemon
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,10 +20,7 @@ func TestWorkersHaveTheirCPUs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	own := cpus[len(cpus)-1]
 	l := newLabWith(t, program, lab.Options{}, func(config string) string { return config + fmt.Sprintf("cpus: [%d]\n", own) })
 	for range 20 { // work, so that there are threads for it

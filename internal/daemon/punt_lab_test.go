@@ -36,10 +36,7 @@ const flowLife = time.Second
 // and punting goroutine to a socket of the gateway's host.
 func TestPuntLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	t.Run("a mapping ends", func(t *testing.T) { testPuntAfterMappingEnds(t, program) })
 	t.Run("the host pings", func(t *testing.T) { testPuntHostPing(t, program) })
 	t.Run("large pings to the gateway", func(t *testing.T) { testLargePings(t, program) })

@@ -39,7 +39,7 @@ func newRestartLab(t *testing.T) *restartLab {
 	lab.RequireRoot(t)
 	dir := t.TempDir()
 	l := &restartLab{T: t, dir: dir, config: filepath.Join(dir, "sluice.yaml")}
-	l.program, l.upgraded = l.build(""), l.build(upgrade)
+	l.program, l.upgraded = built(t, ""), built(t, upgrade)
 	var err error
 	if l.Topology, err = lab.Up(lab.Options{}); err != nil {
 		t.Fatal(err)
@@ -62,17 +62,6 @@ func newRestartLab(t *testing.T) *restartLab {
 	}
 	t.Cleanup(l.remove)
 	return l
-}
-
-// build makes the program, of another release if one is named.
-func (l *restartLab) build(release string) (path string) {
-	l.Helper()
-	path = filepath.Join(l.dir, "sluice"+release)
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags", "-X main.release="+release, "-o", path, "sluice/cmd/sluice").CombinedOutput()
-	if err != nil {
-		l.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
 }
 
 // start runs the daemon in the gateway's namespace and returns when it forwards,

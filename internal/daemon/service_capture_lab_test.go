@@ -3,8 +3,6 @@ package daemon
 import (
 	"bytes"
 	"net"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -96,10 +94,7 @@ func (c *capture) taken(n int) [][]byte {
 // as Cilium writes it, and every segment with the client's true address.
 func TestServiceCaptureLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := newServiceLabAt(t, program, "dsr", "172.18.0.2", 32000, lab.Client1Address)
 	if err := l.Server1.AddRoute("172.18.0.0/24", lab.GatewayOutside); err != nil {
 		t.Fatal(err)

@@ -176,10 +176,7 @@ func (l *serviceLab) ask(host *lab.Namespace, text string) (string, error) {
 // TestServiceLab is a service from the wire up, with real clients and servers.
 func TestServiceLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	for _, mode := range []string{"snat", "dsr"} {
 		t.Run(mode, func(t *testing.T) { testServiceLab(t, program, mode) })
 	}

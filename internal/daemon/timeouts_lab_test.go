@@ -3,8 +3,6 @@ package daemon
 import (
 	"context"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -17,10 +15,7 @@ import (
 // time-out of its own after a reload. Its flow ends by it, the other one's goes on.
 func TestPortTimeoutsLab(t *testing.T) {
 	lab.RequireRoot(t)
-	program := filepath.Join(t.TempDir(), "sluice")
-	if out, err := exec.Command("go", "build", "-o", program, "sluice/cmd/sluice").CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	program := built(t, "")
 	l := newPuntLab(t, program)
 	client := l.udp(l.Client1, lab.Client1Address+":40000")
 	for _, port := range []string{":53", ":5353"} {
