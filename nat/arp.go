@@ -57,7 +57,7 @@ func ARPReply(frame []byte, mac [6]byte) {
 	copy(sender[6:], asked[:])
 }
 
-// ARPAnnouncementLength is the length of a frame with an announcement.
+// ARPAnnouncementLength is the length of a frame with an announcement or a probe.
 const ARPAnnouncementLength = arpEnd
 
 // ARPAnnouncement writes into frame, of ARPAnnouncementLength bytes, the
@@ -74,4 +74,12 @@ func ARPAnnouncement(frame []byte, mac [6]byte, addr uint32) {
 	copy(frame[arpSenderMAC:], mac[:])
 	binary.BigEndian.PutUint32(frame[arpSenderIP:], addr)
 	binary.BigEndian.PutUint32(frame[arpTargetIP:], addr)
+}
+
+// ARPProbe writes into frame, of ARPAnnouncementLength bytes, the question to all
+// stations whether any has addr, which mac does not claim by it (RFC 5227 section
+// 2.1.1).
+func ARPProbe(frame []byte, mac [6]byte, addr uint32) {
+	ARPAnnouncement(frame, mac, addr)
+	binary.BigEndian.PutUint32(frame[arpSenderIP:], 0)
 }

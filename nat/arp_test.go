@@ -107,3 +107,14 @@ func TestARPAnnouncement(t *testing.T) {
 		t.Errorf("%v", p)
 	}
 }
+
+func TestARPProbe(t *testing.T) {
+	frame := make([]byte, ARPAnnouncementLength)
+	ARPProbe(frame, gatewayMAC, addr("198.51.100.10"))
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	arp := p.Layer(layers.LayerTypeARP).(*layers.ARP)
+	if arp.Operation != layers.ARPRequest || !bytes.Equal(arp.SourceHwAddress, gatewayMAC[:]) || !bytes.Equal(arp.SourceProtAddress, []byte{0, 0, 0, 0}) ||
+		!bytes.Equal(arp.DstHwAddress, make([]byte, 6)) || !bytes.Equal(arp.DstProtAddress, []byte{198, 51, 100, 10}) {
+		t.Errorf("%v", p)
+	}
+}

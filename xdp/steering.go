@@ -239,7 +239,7 @@ func (s *Steering) shared() map[string]*ebpf.Map {
 		steerMapFragments: s.maps.Fragments, steerMapHeartbeats: s.maps.Heartbeats,
 		steerMapHeldPorts: s.maps.HeldPorts, steerMapPeers: s.maps.Peers, steerMapPorts: s.maps.Ports,
 		steerMapRoutes: s.maps.Routes, steerMapServices: s.maps.Services, steerMapSockets: s.maps.Sockets,
-		steerMapWaiting: s.maps.Waiting, steerMapState: s.maps.State, steerMapRecent: s.maps.Recent,
+		steerMapConflicts: s.maps.Conflicts, steerMapWaiting: s.maps.Waiting, steerMapState: s.maps.State, steerMapRecent: s.maps.Recent,
 	}
 }
 

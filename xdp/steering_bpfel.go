@@ -42,6 +42,7 @@ const (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	steerMapAddresses  = "addresses"
+	steerMapConflicts  = "conflicts"
 	steerMapCounters   = "counters"
 	steerMapFragments  = "fragments"
 	steerMapHeartbeats = "heartbeats"
@@ -113,6 +114,7 @@ type steerProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type steerMapSpecs struct {
 	Addresses  *ebpf.MapSpec `ebpf:"addresses"`
+	Conflicts  *ebpf.MapSpec `ebpf:"conflicts"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Fragments  *ebpf.MapSpec `ebpf:"fragments"`
 	Heartbeats *ebpf.MapSpec `ebpf:"heartbeats"`
@@ -160,6 +162,7 @@ func (o *steerObjects) Close() error {
 // It can be passed to loadSteerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type steerMaps struct {
 	Addresses  *ebpf.Map `ebpf:"addresses"`
+	Conflicts  *ebpf.Map `ebpf:"conflicts"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Fragments  *ebpf.Map `ebpf:"fragments"`
 	Heartbeats *ebpf.Map `ebpf:"heartbeats"`
@@ -177,6 +180,7 @@ type steerMaps struct {
 func (m *steerMaps) Close() error {
 	return _SteerClose(
 		m.Addresses,
+		m.Conflicts,
 		m.Counters,
 		m.Fragments,
 		m.Heartbeats,

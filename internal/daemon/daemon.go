@@ -60,6 +60,7 @@ type Daemon struct {
 	watching      flowWatch
 	watchdog      watchdog
 	metrics       *metrics.Listener
+	conflicts     conflicts
 	dsrAgent      dsrAgent
 	backToCPUs    func() error // see shareCPUs; nil before
 
@@ -198,7 +199,8 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	}
 	d.refresh()
 	defer took.done("attach")
-	if err := d.plane.start(); err != nil {
+	d.conflicts = newConflicts()
+	if err := d.plane.start(d.conflicts.defend); err != nil {
 		return err
 	}
 	return d.dsrAgent.configure(c)
@@ -286,6 +288,7 @@ func (d *Daemon) loop(ctx context.Context, failed <-chan error) error {
 			d.reserveHostPorts()
 			d.reuseDrained()
 			d.countUnanswered(now)
+			d.followConflicts(now)
 			for _, t := range d.plane.threads {
 				t.measure()
 			}

@@ -126,8 +126,9 @@ func (p *plane) makeThreads(c *config.Config, plans []xdp.WorkerPlan, cpus []int
 }
 
 // start connects the workers to their queues and attaches the steering program:
-// from here on packets flow. The first snapshot must have been published.
-func (p *plane) start() error {
+// from here on packets flow. The first snapshot must have been published. defend has
+// addresses to announce once more.
+func (p *plane) start(defend <-chan gateway.Neighbour) error {
 	var seed [16]byte
 	rand.Read(seed[:])
 	fragments := fragment.NewExchange(len(p.threads), [2]uint64{binary.NativeEndian.Uint64(seed[:]), binary.NativeEndian.Uint64(seed[8:])})
@@ -136,7 +137,9 @@ func (p *plane) start() error {
 			ID: t.id, Workers: len(p.threads), Table: p.table, Memory: t.umem, Snapshot: &p.pointer, Resolve: p.resolve,
 			Punt: p.punts.ring(t.id), Fragments: fragments, Wake: p.wakeWorker,
 		}
-		rand.Read(cfg.Seed[:])
+		if rand.Read(cfg.Seed[:]); t.id == 0 {
+			cfg.Defend = defend // the first worker announces
+		}
 		for _, port := range t.ports {
 			cfg.Ports = append(cfg.Ports, port)
 		}

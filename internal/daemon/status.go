@@ -52,7 +52,7 @@ func (d *Daemon) refresh() {
 			Path: d.options.ConfigPath, Loaded: d.view.loaded, Warnings: d.view.warnings, LastReload: d.view.lastReload,
 		},
 		hostPeers: d.hostPeerStatus(), masquerade: masqueradeStatus(d.config, d.policy), timeouts: d.config.Conntrack.Timeouts, onFailure: d.config.OnFailure,
-		problems: append(slices.Concat(d.linkProblems(), d.agentProblem(), d.serviceProblems(time.Now())), d.shadows...),
+		problems: append(slices.Concat(d.linkProblems(), d.agentProblem(), d.serviceProblems(time.Now()), d.conflictProblems(time.Now())), d.shadows...),
 	}
 	for i := range d.config.Interfaces {
 		if iface := d.routes.Interface(fib.PortID(i)); iface != nil {

@@ -100,7 +100,7 @@ func TestOuterErrorTellsTheMTU(t *testing.T) {
 					t.Errorf("%d bytes left", p.packet.Length())
 				}
 			}
-			v.now += pathMTUMinutes * ticksPerMinute
+			v.pass(pathMTUMinutes * ticksPerMinute)
 			v.large(t, proto, 1438, true)
 			v.one(insidePort)
 			v.balanced()

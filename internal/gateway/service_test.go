@@ -93,6 +93,14 @@ func (v *served) settle() {
 	v.ports[outsidePort].sent()
 }
 
+// pass lets time pass, and what the gateway asks its neighbours meanwhile leave.
+func (v *served) pass(ticks conntrack.Tick) {
+	v.now += ticks
+	v.step()
+	v.ports[insidePort].sent()
+	v.ports[outsidePort].sent()
+}
+
 // change publishes another state of the service.
 func (v *served) change(edit func(*serviceSpec)) {
 	v.t.Helper()

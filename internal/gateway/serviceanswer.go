@@ -1,13 +1,10 @@
 package gateway
 
 import (
-	"slices"
-
 	"sluice/conntrack"
 	"sluice/internal/fib"
 	"sluice/internal/packet"
 	"sluice/internal/verdict"
-	"sluice/nat"
 	"sluice/xdp"
 )
 
@@ -54,78 +51,4 @@ func (w *Worker) resetClient(d xdp.Desc, frame []byte, p *packet.Packet) bool {
 	w.counters.Services.Resets++
 	w.sendFrom(d, frame, p, p.Src, fib.NoPort, &hop)
 	return true
-}
-
-// announces reports whether the gateway answers ARP for a service address.
-func (s *Snapshot) announces(addr uint32) bool {
-	_, ok := slices.BinarySearch(s.Balance.Announced, addr)
-	return ok
-}
-
-const (
-	announceTimes = 3  // RFC 5227 2.3 has 2; one more against loss
-	announceEvery = 20 // ticks: ANNOUNCE_INTERVAL
-)
-
-// announcement is what is left of telling the neighbours which hardware address
-// has a service address now, after a start or a change of addresses or links:
-// another gateway may have had it (RFC 5227).
-type announcement struct {
-	left  int // rounds
-	next  int // address of the round at hand
-	since uint32
-}
-
-// announces reports whether the neighbours must be told anew under snapshot next:
-// addresses came, or a port's link or hardware address did.
-func (w *Worker) announces(next *Snapshot) bool {
-	if len(next.Balance.Announced) == 0 {
-		return false
-	}
-	for i := range w.ports {
-		before, after := w.snapshot.Routes.Interface(fib.PortID(i)), next.Routes.Interface(fib.PortID(i))
-		if after != nil && after.Up && (before == nil || !before.Up || before.MAC != after.MAC) {
-			return true
-		}
-	}
-	return !slices.Equal(w.snapshot.Balance.Announced, next.Balance.Announced)
-}
-
-// announce begins to tell the neighbours of the service addresses. The first
-// worker does so for all: they share the ports' hardware addresses.
-func (w *Worker) announce() {
-	if w.id == 0 {
-		w.announcing = announcement{left: announceTimes, since: uint32(w.now)}
-	}
-}
-
-// announceMore sends a few of the announcements that are due, once a tick.
-func (w *Worker) announceMore() {
-	a := &w.announcing
-	if a.left == 0 || int32(uint32(w.now)-a.since) < 0 {
-		return
-	}
-	list := w.snapshot.Balance.Announced
-	for range Burst {
-		if a.next >= len(list) {
-			*a = announcement{left: a.left - 1, since: uint32(w.now) + announceEvery}
-			return
-		}
-		for i := range w.ports {
-			w.announceOn(fib.PortID(i), list[a.next])
-		}
-		a.next++
-	}
-}
-
-func (w *Worker) announceOn(port fib.PortID, addr uint32) {
-	iface := w.snapshot.Routes.Interface(port)
-	var d [1]xdp.Desc
-	if iface == nil || !iface.Up || w.memory.Allocate(d[:]) == 0 {
-		return
-	}
-	d[0].Len = nat.ARPAnnouncementLength
-	nat.ARPAnnouncement(w.frame(d[0]), iface.MAC, addr)
-	w.queue(port, d[0])
-	w.counters.Services.Announcements++
 }

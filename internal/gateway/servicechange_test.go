@@ -272,6 +272,46 @@ func TestServiceARP(t *testing.T) {
 	}
 }
 
+// TestAddressDefended: the neighbours are asked at the start and once a minute whether
+// any has one of the addresses, too; an address that somebody else claims is
+// announced once for each time that the control plane says so, where it is ours.
+func TestAddressDefended(t *testing.T) {
+	v := newServed(t, serviceSpec{backends: backends[:]})
+	probes := func() (n int) {
+		v.step()
+		for _, p := range v.ports {
+			for _, f := range p.sent() {
+				if [4]byte(f[28:32]) == [4]byte{} && f[21] == 1 {
+					n++
+				} else {
+					t.Errorf("left: %x", f)
+				}
+			}
+		}
+		return n
+	}
+	v.now += probeEvery - 1
+	if n := probes(); n != 0 {
+		t.Errorf("%d probes too early", n)
+	}
+	v.now++
+	if n := probes(); n != 2*2 {
+		t.Errorf("%d probes for two addresses on two ports", n)
+	}
+	defend := make(chan Neighbour, 4)
+	v.worker.defend = defend
+	defend <- Neighbour{outsidePort, vip}
+	defend <- Neighbour{outsidePort, router}
+	for range 4 {
+		v.now++
+		v.step()
+	}
+	sent := v.ports[outsidePort].sent()
+	if len(sent) != 1 || address(sent[0][28:]) != vip || address(sent[0][38:]) != vip || !bytes.Equal(sent[0][22:28], gatewayMACs[1][:]) || len(v.ports[insidePort].sent()) != 0 {
+		t.Errorf("%x", sent)
+	}
+}
+
 // TestServiceCounters: per backend, what passed and what got no answer.
 func TestServiceCounters(t *testing.T) {
 	v := newServed(t, serviceSpec{backends: backends[:1]})
@@ -334,7 +374,7 @@ func TestServiceOutOfWindow(t *testing.T) {
 	if n := v.table.Count().States[conntrack.TCPEstablished]; n != 1 {
 		t.Fatalf("%+v", v.table.Count())
 	}
-	v.now += conntrack.DefaultTimeouts().TCPEstablished
+	v.pass(conntrack.DefaultTimeouts().TCPEstablished)
 	for _, flags := range []uint8{packet.TCPRst, packet.TCPFin | packet.TCPAck, packet.TCPAck} {
 		v.send(outsidePort, call.segment(t, flags, 0x70000000, 0x70000000))
 		v.one(insidePort)

@@ -154,7 +154,7 @@ func TestAffinityLasts(t *testing.T) {
 		}
 		first := open(1000)
 		for range 3 {
-			if v.now += 500; talks {
+			if v.pass(500); talks {
 				open(1000)
 			}
 		}

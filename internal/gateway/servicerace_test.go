@@ -59,7 +59,9 @@ func (v *rig) second() *rig {
 // client at once. With affinity both flows go to one backend.
 func TestOneBackendForOneClient(t *testing.T) {
 	for _, algorithm := range []dsr.Algorithm{dsr.Random, dsr.RoundRobin} {
-		v := newServed(t, serviceSpec{backends: backends[:], algorithm: algorithm, affinity: 600}, func(r *rig, _ *Snapshot) { r.workers = 2 })
+		v := newServed(t, serviceSpec{backends: backends[:], algorithm: algorithm, affinity: 600}, func(r *rig, s *Snapshot) {
+			r.workers, s.Balance.Choice = 2, Choice{0x9e3779b97f4a7c15, 0xff51afd7ed558ccd}
+		})
 		pair := [2]*rig{v.rig, v.second()}
 		served := map[uint32]int{}
 		for round := range 200 {

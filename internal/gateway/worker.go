@@ -35,6 +35,10 @@ type Config struct {
 	// only lock that a worker ever meets, at most once a neighbour and tick.
 	Resolve chan<- Neighbour
 
+	// Defend has addresses that another station says it has, with the port that it
+	// said so on: they are announced there once more. nil is never.
+	Defend <-chan Neighbour
+
 	// Fragments is shared by all workers; nil is a worker that is alone. Wake ends
 	// the sleep of another one that was handed a fragment; it is called at most
 	// once a step and worker, from the worker's goroutine.
@@ -102,6 +106,7 @@ type Worker struct {
 
 	backends   atomic.Pointer[backendCounts] // set by this worker alone
 	announcing announcement
+	defend     <-chan Neighbour
 
 	counters  Counters
 	published published
@@ -118,6 +123,7 @@ func New(c Config) *Worker {
 		w.exchange = fragment.NewExchange(1, newKeyed(c.Seed))
 	}
 	w.inbox, w.store = w.exchange.Inbox(c.ID), fragment.NewStore(w.exchange)
+	w.defend = c.Defend
 	w.owes, w.wake = make([]bool, w.exchange.Workers()), c.Wake
 	w.alloc.Seed(c.Seed)
 	w.keyed = newKeyed(c.Seed)

@@ -38,7 +38,7 @@ struct icmphdr {
 // the formats say, a worker checks.
 enum { ARP_REQUEST = 1 };
 
-struct arp_request {
+struct arp {
 	__u8 formats[6];
 	__be16 operation;
 	__u8 sender_mac[6];

@@ -154,6 +154,21 @@ struct {
 	__type(value, struct peers);
 } peers SEC(".maps");
 
+// Who else says by ARP that it has a pool address, and how often: RFC 5227 2.4. A
+// forger can fill the map; then those not heard of for the longest time go.
+struct conflict {
+	__be32 address;
+	__u8 mac[ETH_ALEN];
+	__u16 port; // that it was heard on
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 64);
+	__type(key, struct conflict);
+	__type(value, __u64);
+} conflicts SEC(".maps");
+
 struct prefix {
 	__u32 length;
 	__be32 address;

@@ -7,6 +7,7 @@
 // It asks, in this order, and the first that answers decides:
 //
 //   1. an ARP request for a pool address                    -> worker
+//      (ARP of another station that says it has one is noted, too)
 //      not IPv4 (VLAN tags count as that), a group address or another station's
 //      address on the link, a group address in IPv4        -> kernel
 //   2. to an address that NAT or a service uses, alone (pool) or with the host
@@ -348,20 +349,40 @@ inline bool group_address(__be32 address)
 	return (address & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) || address == bpf_htonl(0xffffffff);
 }
 
+inline bool pool_address(__be32 address)
+{
+	struct address *known = bpf_map_lookup_elem(&addresses, &address);
+
+	return known && known->kind == ADDRESS_POOL;
+}
+
+// note_conflict remembers who says in ARP, whatever it asks or answers, that it has
+// an address of ours. The kernel does not have the address, and would not notice.
+inline void note_conflict(const struct port *self, const struct arp *arp)
+{
+	struct conflict key = {.address = arp->sender, .port = port};
+	__u64 one = 1, *n;
+
+	if (!key.address || same_mac(arp->sender_mac, self->mac) || !pool_address(key.address))
+		return;
+	__builtin_memcpy(key.mac, arp->sender_mac, ETH_ALEN);
+	n = bpf_map_lookup_elem(&conflicts, &key);
+	if (n)
+		__sync_fetch_and_add(n, 1);
+	else
+		bpf_map_update_elem(&conflicts, &key, &one, BPF_ANY);
+}
+
 // not_ipv4 decides for everything else. The kernel does not answer for addresses
 // that it does not have, so the workers do.
 inline int not_ipv4(struct xdp_md *ctx, struct port *self, struct ethhdr *eth, void *end)
 {
-	struct arp_request *arp = (void *)(eth + 1);
-	struct address *address;
-	__be32 target;
+	struct arp *arp = (void *)(eth + 1);
 
-	if (eth->h_proto != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > end ||
-	    arp->operation != bpf_htons(ARP_REQUEST))
+	if (eth->h_proto != bpf_htons(ETH_P_ARP) || (void *)(arp + 1) > end)
 		return to_kernel(KERNEL_NOT_IPV4);
-	target = arp->target;
-	address = bpf_map_lookup_elem(&addresses, &target);
-	if (!address || address->kind != ADDRESS_POOL)
+	note_conflict(self, arp);
+	if (arp->operation != bpf_htons(ARP_REQUEST) || !pool_address(arp->target))
 		return to_kernel(KERNEL_NOT_IPV4);
 	return to_worker(ctx, self, WORKER_ARP, false);
 }
