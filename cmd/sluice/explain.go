@@ -24,7 +24,8 @@ sends nothing and changes nothing. For any verdict the exit code is 0.
 
 Without --config the daemon is asked: by its routes, neighbours, flows and
 addresses as they are now, through the functions that decide for packets. TCP is
-taken to open a connection, unless the packet belongs to a flow.
+taken to open a connection, unless the packet belongs to a flow; --flags says what
+the segment is, as for one of a connection that began before the gateway did.
 
 With --config a file alone is read. Then the first outside interface is assumed
 to be the way out, and nothing about the machine is known: A is auto where it is
@@ -36,6 +37,9 @@ P is * where the port is taken and a free one will be searched for.`,
 
   # Would this file change it?
   sluice explain --config new.yaml --proto tcp --src 10.20.30.5:40000 --dst 10.1.2.3:3306
+
+  # A connection that is older than the gateway: does it go on?
+  sluice explain --src 10.20.30.5:40000 --dst 1.1.1.1:443 --flags ack
 
   # Ping, by identifier; the verdict alone
   sluice explain --proto icmp --src 10.20.30.5:7 --dst 1.1.1.1 -o json | jq -r .verdict`,
@@ -66,6 +70,7 @@ P is * where the port is taken and a free one will be searched for.`,
 		{"proto", "tcp", "tcp, udp, icmp, gre, esp, sctp and so on, or a number"},
 		{"src", "", "source of the packet, ADDRESS:PORT; for ICMP ADDRESS:IDENTIFIER"},
 		{"dst", "", "destination of the packet, ADDRESS:PORT"},
+		{"flags", "", "of a TCP segment: syn, ack, rst, fin, psh, urg, with commas between several (default: it opens a connection, unless it belongs to a flow)"},
 		{"in", "", "interface it arrives on (default the one that leads back to its source)"},
 	} {
 		text[flag.name] = c.Flags().String(flag.name, flag.value, flag.help)

@@ -18,6 +18,10 @@ type Question struct {
 	Src, Dst netip.AddrPort
 
 	In string // the interface that it arrives on; "": the one by which its source is reached
+
+	// Flags are those of a TCP segment, as `--flags` has them: syn,ack. "": it opens
+	// a connection, unless it belongs to a flow.
+	Flags string
 }
 
 // Explanation says what becomes of a packet, and why.
@@ -49,13 +53,16 @@ type Decision struct {
 	Text  string `json:"text"`
 }
 
-var questionKeys = []string{"proto", "src", "dst", "in"}
+var questionKeys = []string{"proto", "src", "dst", "in", "flags"}
 
 // Values writes the question as a query.
 func (q *Question) Values() url.Values {
 	v := url.Values{"proto": {q.Proto}, "src": {q.endpoint(q.Src)}, "dst": {q.endpoint(q.Dst)}}
 	if q.In != "" {
 		v.Set("in", q.In)
+	}
+	if q.Flags != "" {
+		v.Set("flags", q.Flags)
 	}
 	return v
 }
@@ -76,7 +83,7 @@ func ParseQuestion(v url.Values) (q Question, err error) {
 			return Question{}, fmt.Errorf("%s: given %d times; give it once", key, len(values))
 		}
 		switch key {
-		case "proto", "src", "dst", "in":
+		case "proto", "src", "dst", "in", "flags":
 		default:
 			return Question{}, fmt.Errorf("%s: not part of a question; these are: %s", key, strings.Join(questionKeys, ", "))
 		}
@@ -88,6 +95,14 @@ func ParseQuestion(v url.Values) (q Question, err error) {
 	}
 	if q.Proto, err = parseProtocol(proto); err != nil {
 		return Question{}, fmt.Errorf("proto: %w", err)
+	}
+	if q.Flags = v.Get("flags"); q.Flags != "" {
+		if q.Proto != "tcp" {
+			return Question{}, fmt.Errorf("flags: %s has none; they are TCP's", q.Proto)
+		}
+		if _, err := parseTCPFlags(q.Flags); err != nil {
+			return Question{}, fmt.Errorf("flags: %w", err)
+		}
 	}
 	if q.Src, err = q.parseEndpoint(v.Get("src"), q.Proto == "icmp"); err != nil {
 		return Question{}, fmt.Errorf("src: %w", err)

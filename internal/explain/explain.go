@@ -68,6 +68,7 @@ type account struct {
 	p       packet.Packet
 	in      fib.PortID
 	outcome gateway.Outcome
+	syn     bool // it was said to open a connection, and not only assumed
 }
 
 // Explain says what becomes of the packet. An error is about the question.
@@ -85,8 +86,13 @@ func Explain(g *Gateway, q control.Question) (control.Explanation, error) {
 	if err := a.arrive(q.In); err != nil {
 		return control.Explanation{}, err
 	}
+	a.tellFlags(q)
 	if !g.Assumed && !a.steered() {
 		a.conclude("pass to kernel", "pass-to-kernel")
+		return a.e, nil
+	}
+	if a.p.Proto == packet.ProtoTCP && !packet.LegalTCPFlags(a.p.TCPFlags) {
+		a.drop(verdict.BadTCPFlags)
 		return a.e, nil
 	}
 	g.Table.Look(func(w *conntrack.Worker) {
@@ -106,7 +112,7 @@ func packetOf(q control.Question) packet.Packet {
 	}
 	switch q.Proto {
 	case "tcp":
-		p.Proto, p.TCPFlags = packet.ProtoTCP, packet.TCPSyn
+		p.Proto, p.TCPFlags = packet.ProtoTCP, q.TCPFlags()
 	case "udp":
 		p.Proto = packet.ProtoUDP
 	case "icmp":

@@ -27,7 +27,7 @@ func (a *account) steered() bool {
 		p.Held = a.p.Proto != packet.ProtoICMP && x.Held(a.p.Proto, a.p.DstPort)
 		// A socket that listens takes what opens a connection, and leaves the
 		// answers to NAT's connections alone.
-		p.HostSocket = x.ReservedBy(conntrack.ByHost, a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && a.belongs())
+		p.HostSocket = x.ReservedBy(conntrack.ByHost, a.p.Proto, a.p.DstPort) && !(a.p.Proto == packet.ProtoTCP && !a.syn && a.belongs())
 	}
 	if a.serves(a.p.Dst) {
 		if p.Kind == 0 {
@@ -104,6 +104,7 @@ func (a *account) tellDecision() {
 	case d.External == nil:
 		a.decide(stagePolicy, a.roleLine(d.Hop.Port), "does not leave outside: never masqueraded")
 	}
+	a.tellPickUp()
 	switch {
 	case d.Reason != verdict.None:
 	case d.Maps:

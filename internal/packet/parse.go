@@ -150,16 +150,16 @@ func parseTCP(b []byte, p *Packet) verdict.Reason {
 	}
 	p.SrcPort, p.DstPort = be16(b), be16(b[2:])
 	p.TCPFlags = b[13]
-	if !legalTCPFlags(p.TCPFlags) {
+	if !LegalTCPFlags(p.TCPFlags) {
 		return verdict.BadTCPFlags
 	}
 	readSegment(b, p)
 	return verdict.None
 }
 
-// legalTCPFlags tells the flag sets that a connection uses from scans. SYN
+// LegalTCPFlags tells the flag sets that a connection uses from scans. SYN
 // excludes FIN and RST, and every segment but a SYN or RST acknowledges.
-func legalTCPFlags(flags uint8) bool {
+func LegalTCPFlags(flags uint8) bool {
 	return tcpFlagSets>>(flags&0x1f)&1 != 0
 }
 
