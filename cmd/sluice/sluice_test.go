@@ -24,8 +24,15 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
+const asProgram = "SLUICE_TEST_AS_PROGRAM"
+
 // TestMain fixes the zone in which status prints times.
+// Under asProgram the test's binary is the program, for a test that needs it in a
+// process of its own.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
 	time.Local = time.UTC
 	os.Exit(m.Run())
 }
@@ -128,7 +135,14 @@ func (g *fake) Reload(context.Context) (control.ReloadResult, error) {
 // serve answers for g and returns the socket.
 func serve(t *testing.T, g *fake) string {
 	t.Helper()
-	socket := filepath.Join(t.TempDir(), "control.sock")
+	socket, _ := serveUntil(t, g)
+	return socket
+}
+
+// serveUntil is serve, of a daemon that can go away before the test ends.
+func serveUntil(t *testing.T, g *fake) (socket string, stop func()) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "control.sock")
 	l, err := control.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +158,7 @@ func serve(t *testing.T, g *fake) string {
 			t.Error(err)
 		}
 	})
-	return socket
+	return socket, cancel
 }
 
 // sluice runs one command line and holds it to what every command promises:

@@ -92,22 +92,19 @@ func (a *app) top(ctx context.Context, interval time.Duration, once bool) error 
 	return a.topLive(ctx, out, interval, &before)
 }
 
-// topLive redraws the screen of a terminal.
+// topLive redraws the screen of a terminal, and leaves it as it was.
 func (a *app) topLive(ctx context.Context, out *os.File, interval time.Duration, before *reading) error {
-	keys := make(chan byte, 16)
-	if restore, err := rawKeys(os.Stdin); err == nil {
-		defer restore()
-		// It ends with the process: nothing else reads the keys.
-		go readKeys(os.Stdin, keys)
-	}
-	resized := make(chan os.Signal, 1)
-	signal.Notify(resized, syscall.SIGWINCH)
-	defer signal.Stop(resized)
-	// The alternate screen, without a cursor; and back, whatever happens.
-	if _, err := out.WriteString("\x1b[?1049h\x1b[?25l"); err != nil {
+	v := &liveView{out: out}
+	if err := v.enter(); err != nil {
 		return err
 	}
-	defer func() { _, _ = out.WriteString("\x1b[?25h\x1b[?1049l") }()
+	defer v.leave()
+	keys := make(chan byte, 16)
+	// It ends with the process: nothing else reads the keys.
+	go readKeys(os.Stdin, keys)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGWINCH, syscall.SIGTSTP)
+	defer signal.Stop(signals)
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	shown := screenOf(before, before)
@@ -123,7 +120,12 @@ func (a *app) topLive(ctx context.Context, out *os.File, interval time.Duration,
 			if k == 'q' || k == 3 {
 				return nil
 			}
-		case <-resized:
+		case s := <-signals:
+			if s == syscall.SIGTSTP {
+				if err := v.suspend(); err != nil {
+					return err
+				}
+			}
 			rows, columns = terminalSize(out)
 		case <-tick.C:
 			now, err := a.read(ctx)
@@ -136,6 +138,41 @@ func (a *app) topLive(ctx context.Context, out *os.File, interval time.Duration,
 			shown, before = screenOf(before, &now), &now
 		}
 	}
+}
+
+// liveView is a terminal that shows one screen and hands over keys as they are
+// pressed.
+type liveView struct {
+	out     *os.File
+	restore func() // nil where the keys could not be had
+}
+
+// enter shows the alternate screen, without a cursor.
+func (v *liveView) enter() error {
+	if restore, err := rawKeys(os.Stdin); err == nil {
+		v.restore = restore
+	}
+	_, err := v.out.WriteString("\x1b[?1049h\x1b[?25l")
+	return err
+}
+
+// leave gives the terminal back as it was.
+func (v *liveView) leave() {
+	_, _ = v.out.WriteString("\x1b[?25h\x1b[?1049l") // whatever happened before
+	if v.restore != nil {
+		v.restore()
+		v.restore = nil
+	}
+}
+
+// suspend is Ctrl-Z: the shell gets its terminal as it was, until it has this
+// program go on.
+func (v *liveView) suspend() error {
+	v.leave()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return v.enter()
 }
 
 func readKeys(in *os.File, keys chan<- byte) {
