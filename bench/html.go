@@ -103,6 +103,10 @@ func (r *Report) plots() (list []plot) {
 		add("Services: packets a second over veth", "The most that passes without loss.",
 			r.Services.bars("packets a second", func(p *WireResult) Summary { return p.Rate }, "%.0f"))
 	}
+	if r.Receivers != nil && len(r.Receivers.Results) > 0 {
+		add("Many receivers at once", fmt.Sprintf("Share of segments that the server had to send again, of %d TCP connections that begin to receive at once.", r.Receivers.Connections),
+			r.Receivers.plot())
+	}
 	return list
 }
 

@@ -16,12 +16,15 @@ const (
 	Wire     Part = "wire"     // over veth; needs root
 	Services Part = "services" // the same of services
 
+	// Receivers is many TCP connections that begin to receive at once; needs root.
+	Receivers Part = "receivers"
+
 	// Operator is no part of All: what commands that look cost a gateway at full
 	// load; needs root.
 	Operator Part = "operator"
 )
 
-var parts = []Part{All, Memory, Wire, Services, Operator}
+var parts = []Part{All, Memory, Wire, Services, Receivers, Operator}
 
 // Options shape a run. The zero value is a full one.
 type Options struct {

@@ -23,9 +23,10 @@ type Report struct {
 	Wire     *WireReport    `json:"wire"`
 	Services *WireReport    `json:"services"` // the same of services
 
-	Operator *OperatorReport `json:"operator"` // nil where it was not asked for
-	Bars     []Bar           `json:"bars"`
-	LeftOut  []string        `json:"left_out"` // what could not be measured here, and why
+	Receivers *ReceiversReport `json:"receivers"`
+	Operator  *OperatorReport  `json:"operator"` // nil where it was not asked for
+	Bars      []Bar            `json:"bars"`
+	LeftOut   []string         `json:"left_out"` // what could not be measured here, and why
 }
 
 // Machine is what the figures are of.

@@ -45,6 +45,16 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 		*c.into = w
 	}
+	if o.Part == All || o.Part == Receivers {
+		p, err := runReceivers(ctx, &o, progress, &r.LeftOut)
+		switch {
+		case errors.Is(err, errNotHere) && o.Part == All:
+			r.LeftOut = append(r.LeftOut, fmt.Sprintf("many receivers: %v", err))
+		case err != nil:
+			return nil, err
+		}
+		r.Receivers = p
+	}
 	r.judge()
 	r.Seconds = time.Since(r.Started).Seconds()
 	r.Machine.Load[1] = load()

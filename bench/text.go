@@ -23,6 +23,9 @@ func (r *Report) Text() string {
 	if r.Services != nil {
 		r.Services.text(&b, ", services")
 	}
+	if r.Receivers != nil {
+		r.Receivers.text(&b)
+	}
 	if r.Operator != nil {
 		r.Operator.text(&b)
 	}

@@ -46,6 +46,11 @@ machine. The goals are reported, and missing one is no error.`,
 		Args:  noArgs,
 		RunE:  measure(bench.Wire),
 	}, &cobra.Command{
+		Use:   "receivers",
+		Short: "A thousand TCP connections that begin to receive at once, against the kernel (root)",
+		Args:  noArgs,
+		RunE:  measure(bench.Receivers),
+	}, &cobra.Command{
 		Use:   "operator",
 		Short: "What flows list, capture, top and trace cost a gateway at full load (root; no part of all)",
 		Args:  noArgs,
