@@ -53,7 +53,6 @@ type party struct {
 	lane    *lane
 	client  *control.Client // of the gateway, nil where the kernel is the gateway
 	listen  net.Listener
-	result  ReceiversResult
 	seconds []reading
 	sent    []reading
 	again   []reading

@@ -58,6 +58,10 @@ func fullReport() *Report {
 	for _, p := range []Peer{PeerSNAT, PeerFullNAT, PeerDSR} {
 		r.Services.Results = append(r.Services.Results, WireResult{Peer: p, Rate: around(345_000), CPU: around(3210), Check: Check{Sent: 7, Received: 6, Wrong: 5, First: "its option is 9a"}})
 	}
+	r.Receivers = &ReceiversReport{Connections: 1000, Bytes: 128 << 10, Results: []ReceiversResult{
+		{Peer: PeerSluice, Seconds: around(1.31), Segments: around(110_000), Retransmitted: around(0.17), FillRingEmpty: around(18_600)},
+		{Peer: PeerNFT, Seconds: around(0.1), Segments: around(92_000)},
+	}}
 	return r
 }
 
@@ -95,7 +99,8 @@ func TestReportRenders(t *testing.T) {
 	text := r.Text()
 	for _, want := range []string{"600000 [540000, 660000]", "1.30 [1.17, 1.43]", "64k", "zipf", "set-up at 1M live flows",
 		"service-dsr, UDP, option on each", "77.0 [69.3, 84.7]", "910 [819, 1001]", "1.07 [0.96, 1.18]", "1.21 [1.09, 1.33]",
-		"Sluice, service-dsr", "answered counts once", "345000 [310500, 379500]", "0.73 [0.66, 0.80]", "6 of 7 came, 5 wrong its option", "Left out: the C twin", "1000 right", "missed"} {
+		"Sluice, service-dsr", "answered counts once", "345000 [310500, 379500]", "0.73 [0.66, 0.80]", "6 of 7 came, 5 wrong its option",
+		"1000 TCP connections that begin to receive 128 KiB", "17.0 % [15.3 %, 18.7 %]", "18600 [16740, 20460]", "Left out: the C twin", "1000 right", "missed"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text has no %q:\n%s", want, text)
 		}
@@ -112,8 +117,8 @@ func TestReportRenders(t *testing.T) {
 			t.Errorf("the page has %q", bad)
 		}
 	}
-	if n := strings.Count(string(page), "<svg"); n != 9 {
-		t.Errorf("%d plots, want 9", n)
+	if n := strings.Count(string(page), "<svg"); n != 10 {
+		t.Errorf("%d plots, want 10", n)
 	}
 	for _, p := range r.plots() {
 		wellFormed(t, p.Title, string(p.SVG))

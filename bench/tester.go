@@ -260,7 +260,7 @@ func (i *inspector) wrongPort(flow uint64, port uint16) string {
 }
 
 // patience is how long to wait for a packet when nothing but an answer matters.
-const patience = time.Second
+const patience = 3 * time.Second
 
 // inspect sends n packets, a few at a time, and looks at all that come.
 func (t *tester) inspect(e expectation, n int) (Check, error) {

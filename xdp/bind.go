@@ -170,7 +170,7 @@ func (s *Socket) drain() {
 // socket only when both are gone.
 func (s *Socket) discard() error {
 	// Whoever still uses the socket finds it gone, and touches no ring.
-	s.closed, s.fillLevel = true, 0
+	s.closed, s.fillLevel, s.fillMost = true, 0, 0
 	s.state.Store(uint32(StateGone))
 	var errs []error
 	for i, m := range s.maps {

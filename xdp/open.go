@@ -26,6 +26,7 @@ type SocketConfig struct {
 	Mode     Mode
 	Reason   string // why it is to be that mode; "" = it is configured
 	RingSize int    // entries of each ring, a power of two; 0 = DefaultRingSize
+	Backlog  int    // received frames that may wait, the size of the RX ring, a power of two; 0 = RingSize
 	RX, TX   bool   // which directions it serves, at least one
 
 	// Patience is how long to wait for a queue that is still being torn down;
@@ -42,6 +43,9 @@ type SocketConfig struct {
 func (u *UMEM) Open(cfg SocketConfig) (*Socket, error) {
 	if cfg.RingSize == 0 {
 		cfg.RingSize = DefaultRingSize
+	}
+	if cfg.Backlog == 0 {
+		cfg.Backlog = cfg.RingSize
 	}
 	if cfg.Reason == "" {
 		cfg.Reason = "configured"
@@ -72,6 +76,9 @@ func (cfg *SocketConfig) check() error {
 	case cfg.RingSize < idleRing || bits.OnesCount(uint(cfg.RingSize)) != 1:
 		return &SetupError{Interface: name, Queue: q, Err: fmt.Errorf("ring size %d", cfg.RingSize),
 			Remedy: fmt.Sprintf("ring sizes are powers of two from %d on", idleRing)}
+	case cfg.Backlog < cfg.RingSize || bits.OnesCount(uint(cfg.Backlog)) != 1:
+		return &SetupError{Interface: name, Queue: q, Err: fmt.Errorf("backlog %d with rings of %d", cfg.Backlog, cfg.RingSize),
+			Remedy: "a backlog is a power of two, and at least the ring size"}
 	case cfg.RX && q >= cfg.NIC.RXQueues || cfg.TX && q >= cfg.NIC.TXQueues || q < 0:
 		return &SetupError{Interface: name, Queue: q,
 			Err:    fmt.Errorf("the interface has %d RX and %d TX queues", cfg.NIC.RXQueues, cfg.NIC.TXQueues),
@@ -108,7 +115,7 @@ func (s *Socket) open(cfg SocketConfig) error {
 		return err
 	}
 	if cfg.RX {
-		s.fillLevel = cfg.RingSize
+		s.fillLevel, s.fillMost = cfg.RingSize, cfg.Backlog
 		s.fillBatch = 1
 		s.Refill()
 		s.fillBatch = min(txBatch, cfg.RingSize/4)
@@ -179,7 +186,7 @@ func (s *Socket) makeRings(cfg SocketConfig) error {
 	}{
 		{unix.XDP_UMEM_FILL_RING, fill, true},
 		{unix.XDP_UMEM_COMPLETION_RING, completion, true},
-		{unix.XDP_RX_RING, cfg.RingSize, cfg.RX},
+		{unix.XDP_RX_RING, cfg.Backlog, cfg.RX},
 		{unix.XDP_TX_RING, cfg.RingSize, cfg.TX},
 	}
 	for _, r := range sizes {
@@ -202,7 +209,7 @@ func (s *Socket) makeRings(cfg SocketConfig) error {
 		s.completion, s.maps[1], err = mapRing[uint64](s.fd, unix.XDP_UMEM_PGOFF_COMPLETION_RING, &off.Cr, completion)
 	}
 	if err == nil && cfg.RX {
-		s.rx, s.maps[2], err = mapRing[Desc](s.fd, unix.XDP_PGOFF_RX_RING, &off.Rx, cfg.RingSize)
+		s.rx, s.maps[2], err = mapRing[Desc](s.fd, unix.XDP_PGOFF_RX_RING, &off.Rx, cfg.Backlog)
 	}
 	if err == nil && cfg.TX {
 		s.tx, s.maps[3], err = mapRing[Desc](s.fd, unix.XDP_PGOFF_TX_RING, &off.Tx, cfg.RingSize)

@@ -55,6 +55,7 @@ func Plan(nics []*NIC, cpus int) ([]WorkerPlan, error) {
 type PortsConfig struct {
 	Modes     []Mode // for every NIC of the plan; nil = auto on all
 	RingSize  int    // 0 = DefaultRingSize
+	Backlog   int    // of NICs in copy mode; 0 = DefaultBacklog, or RingSize where that is given
 	Spare     int    // frames beyond those that the rings can take up, for the caller to hold
 	HugePages bool
 }
@@ -128,14 +129,15 @@ func (plan WorkerPlan) toCopy(choices []choice, others string) bool {
 
 // open makes the UMEM and opens the ports with the given modes.
 func (plan WorkerPlan) open(cfg PortsConfig, choices []choice) (*UMEM, []*Port, error) {
-	u, err := NewUMEM(plan.umem(cfg))
+	cfg.complete()
+	u, err := NewUMEM(plan.umem(cfg, choices))
 	if err != nil {
 		return nil, nil, err
 	}
 	var ports []*Port
 	for i, q := range plan {
 		p, err := u.OpenPort(PortConfig{
-			NIC: q.NIC, RX: q.RX, TX: q.TX, RingSize: cfg.RingSize,
+			NIC: q.NIC, RX: q.RX, TX: q.TX, RingSize: cfg.RingSize, Backlog: plan.backlog(i, cfg, choices),
 			Mode: choices[i].mode, Reason: choices[i].reason,
 		})
 		if err != nil {
@@ -146,16 +148,32 @@ func (plan WorkerPlan) open(cfg PortsConfig, choices []choice) (*UMEM, []*Port, 
 	return u, ports, nil
 }
 
-// umem sizes the UMEM: a ring of frames to receive into for every RX queue, one
-// to send for every TX queue, what the caller holds, and a burst on the way.
-func (plan WorkerPlan) umem(cfg PortsConfig) UMEMConfig {
-	ring := cfg.RingSize
-	if ring == 0 {
-		ring = DefaultRingSize
+// complete fills in the defaults.
+func (cfg *PortsConfig) complete() {
+	if cfg.RingSize == 0 {
+		cfg.RingSize = DefaultRingSize
+		cfg.Backlog = orDefault(cfg.Backlog, DefaultBacklog)
 	}
+	cfg.Backlog = orDefault(cfg.Backlog, cfg.RingSize)
+}
+
+// backlog is that of the i-th NIC. A driver that fills the frames itself has a
+// ring of its own in front, and as many frames as the fill ring.
+func (plan WorkerPlan) backlog(i int, cfg PortsConfig, choices []choice) int {
+	nic, mode := plan[i].NIC, choices[i].mode
+	if mode == ModeCopy || mode == ModeGeneric || mode == ModeAuto && nic.FeaturesKnown && !nic.ZeroCopy {
+		return cfg.Backlog
+	}
+	return cfg.RingSize
+}
+
+// umem sizes the UMEM: for every RX queue the frames to receive into and those that
+// wait, for every TX queue a ring of frames to send, what the caller holds, and a
+// burst on the way.
+func (plan WorkerPlan) umem(cfg PortsConfig, choices []choice) UMEMConfig {
 	c := UMEMConfig{FrameSize: smallFrame, Frames: cfg.Spare + 256, HugePages: cfg.HugePages}
-	for _, q := range plan {
-		c.Frames += (len(q.RX) + 1) * ring
+	for i, q := range plan {
+		c.Frames += len(q.RX)*plan.backlog(i, cfg, choices) + cfg.RingSize
 		c.FrameSize = max(c.FrameSize, q.NIC.FrameSize())
 	}
 	return c

@@ -28,6 +28,7 @@ type PortConfig struct {
 	Mode     Mode
 	Reason   string // for the mode; "" = it is configured
 	RingSize int    // 0 = DefaultRingSize
+	Backlog  int    // 0 = RingSize
 }
 
 // taken says up to which frame of what was received they came from a socket.
@@ -80,7 +81,7 @@ func (p *Port) open(patience time.Duration) error {
 	var tx *Socket
 	for _, q := range queues {
 		s, err := p.umem.Open(SocketConfig{
-			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, Reason: cfg.Reason, RingSize: cfg.RingSize, Patience: patience,
+			NIC: cfg.NIC, Queue: q, Mode: cfg.Mode, Reason: cfg.Reason, RingSize: cfg.RingSize, Backlog: cfg.Backlog, Patience: patience,
 			RX: slices.Contains(cfg.RX, q), TX: q == cfg.TX,
 		})
 		if err != nil {

@@ -92,6 +92,17 @@ func (r *ring[T]) ready(want int) int {
 	return min(int(n), want)
 }
 
+// waiting returns how many entries there are to read. Where they are known to be
+// fewer than few, it does not ask anew: ready does, before long.
+func (r *ring[T]) waiting(few int) int {
+	n := int(r.produced - r.consumed)
+	if n < few {
+		return n
+	}
+	r.produced = atomic.LoadUint32(r.producer) // C: as in ready
+	return int(r.produced - r.consumed)
+}
+
 // get reads the i-th entry after those released. i must be less than what ready
 // returned.
 func (r *ring[T]) get(i int) T { return r.entries[(r.consumed+uint32(i))&r.mask] }

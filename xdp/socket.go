@@ -7,8 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultRingSize is enough for 3 ms at 650,000 packets a second.
-const DefaultRingSize = 2048
+const (
+	// DefaultRingSize is enough for 3 ms at 650,000 packets a second.
+	DefaultRingSize = 2048
+
+	// DefaultBacklog is how many received frames may wait for the worker where
+	// the kernel copies them. There no ring of the hardware's is in front, and a
+	// sender on the same machine is faster than whoever forwards.
+	DefaultBacklog = 8192
+)
 
 // State says whether a socket's device can send.
 type State uint32
@@ -47,7 +54,8 @@ type Socket struct {
 	atFill, atTX place
 	filled       int // frames on the fill side
 	sending      int // frames on the TX side
-	fillLevel    int // frames to keep on the fill side, 0 without RX
+	fillLevel    int // frames that the kernel is to have for what comes, 0 without RX
+	fillMost     int // frames on the fill side at most, with those that wait in the RX ring
 	fillBatch    int // missing frames that are worth a refill
 
 	mode     Mode
@@ -164,11 +172,22 @@ func (s *Socket) Reap() int {
 	return n
 }
 
+// wanted is how many frames the fill side should have: those for what comes, and
+// besides those that have come and wait. So a backlog does not eat up what the
+// kernel has to receive into, and without one no more frames go round than
+// without the room for it, which keeps them in the cache.
+func (s *Socket) wanted() int {
+	if s.fillMost == s.fillLevel {
+		return s.fillLevel
+	}
+	return min(s.fillLevel+s.rx.waiting(txBatch), s.fillMost)
+}
+
 // Refill gives free frames to the kernel to receive into, where enough are
 // missing to be worth it, and returns how many. It wakes the driver where it
 // asks for that.
 func (s *Socket) Refill() int {
-	missing := s.fillLevel - s.filled
+	missing := s.wanted() - s.filled
 	if missing < s.fillBatch || s.State() == StateGone {
 		return 0
 	}

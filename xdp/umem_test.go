@@ -57,12 +57,17 @@ func heapUMEM(frames int) *UMEM {
 
 // heapSocket is a socket of u whose kernel side the test plays.
 func heapSocket(u *UMEM, size int) (s *Socket, rx, tx *heapRing[Desc], fill, completion *heapRing[uint64]) {
-	rx, tx = newHeapRing[Desc](size, 0), newHeapRing[Desc](size, 0)
+	return heapSocketWith(u, size, size)
+}
+
+// heapSocketWith is heapSocket with room for a backlog.
+func heapSocketWith(u *UMEM, size, backlog int) (s *Socket, rx, tx *heapRing[Desc], fill, completion *heapRing[uint64]) {
+	rx, tx = newHeapRing[Desc](backlog, 0), newHeapRing[Desc](size, 0)
 	fill, completion = newHeapRing[uint64](size, 0), newHeapRing[uint64](size, 0)
 	s = &Socket{
 		umem: u, nic: &NIC{Name: "heap0"}, fd: -1, budget: txBatch,
 		rx: rx.end(), tx: tx.end(), fill: fill.end(), completion: completion.end(),
-		fillLevel: size, fillBatch: 1,
+		fillLevel: size, fillMost: backlog, fillBatch: 1,
 	}
 	u.adopt(s)
 	return s, rx, tx, fill, completion
@@ -80,8 +85,8 @@ func TestFrameLifeAgainstModel(t *testing.T) {
 			fill, completion ring[uint64]
 		}
 		var sockets []*kernel
-		for range 2 {
-			s, rx, tx, fill, completion := heapSocket(u, 8)
+		for i := range 2 {
+			s, rx, tx, fill, completion := heapSocketWith(u, 8, 8<<i)
 			sockets = append(sockets, &kernel{s, rx.end(), tx.end(), fill.end(), completion.end()})
 		}
 		one := func(t *rapid.T) *kernel { return sockets[rapid.IntRange(0, 1).Draw(t, "socket")] }
@@ -176,6 +181,11 @@ func TestFrameLifeAgainstModel(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				a := audit(t, u)
+				for _, k := range sockets {
+					if k.s.filled > k.s.fillMost {
+						t.Fatalf("%d frames to receive into, more than %d", k.s.filled, k.s.fillMost)
+					}
+				}
 				if a.RX+a.Held != len(mine) {
 					t.Fatalf("the caller has %d frames, the account says %d", len(mine), a.RX+a.Held)
 				}

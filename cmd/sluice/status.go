@@ -283,7 +283,7 @@ func writeWorkers(w io.Writer, list []control.Worker) {
 		}
 		f := k.Frames
 		t.row(strconv.Itoa(k.ID), cpu, state, fmt.Sprintf("%.1f s ago", max(k.HeartbeatAgeSeconds, 0)), percent(k.Utilisation), number(k.Packets),
-			fmt.Sprintf("%d free, %d fill, %d rx, %d tx, %d held of %d", f.Free, f.Fill, f.RX, f.TX, f.Held, f.Total))
+			fmt.Sprintf("%d free, %d fill, %d rx, %d tx, %d held of %d, %d MiB", f.Free, f.Fill, f.RX, f.TX, f.Held, f.Total, f.Bytes>>20))
 	}
 	flush(t)
 }

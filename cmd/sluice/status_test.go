@@ -76,8 +76,8 @@ func busyStatus() control.Status {
 		PID:     4711, Started: started, UptimeSeconds: 11530.4,
 		Config: control.ConfigStatus{Path: "/etc/sluice/sluice.yaml", Loaded: started, Warnings: []string{"/etc/sluice/sluice.yaml:9: masquerade.nodes[1]: warning: 192.0.2.10 is listed twice"}},
 		Workers: []control.Worker{
-			{ID: 0, CPU: 2, Running: true, HeartbeatAgeSeconds: 0.04, Packets: 123456789, Utilisation: 0.731, Frames: control.Frames{Free: 4000, Fill: 4080, RX: 3, TX: 90, Held: 19, Total: 8192}},
-			{ID: 1, CPU: -1, Running: true, HeartbeatAgeSeconds: 0.1, Frames: control.Frames{Free: 8192, Total: 8192}},
+			{ID: 0, CPU: 2, Running: true, HeartbeatAgeSeconds: 0.04, Packets: 123456789, Utilisation: 0.731, Frames: control.Frames{Free: 4000, Fill: 4080, RX: 3, TX: 90, Held: 19, Total: 8192, Bytes: 16 << 20}},
+			{ID: 1, CPU: -1, Running: true, HeartbeatAgeSeconds: 0.1, Frames: control.Frames{Free: 8192, Total: 8192, Bytes: 16 << 20}},
 		},
 		Interfaces: []control.Interface{
 			{Name: "eth1", Role: "inside", Up: true, Driver: "mlx5_core", MTU: 1500, Addresses: []netip.Prefix{prefix("10.20.30.1/24")}, Queues: []control.Queue{queue(0, 0, "zero-copy", ""), queue(1, 1, "zero-copy", "")}},

@@ -105,12 +105,13 @@ type Worker struct {
 
 // Frames accounts for a worker's UMEM: the five parts add up to Total.
 type Frames struct {
-	Free  int `json:"free"`
-	Fill  int `json:"fill"`
-	RX    int `json:"rx"`
-	TX    int `json:"tx"`
-	Held  int `json:"held"`
-	Total int `json:"total"`
+	Free  int   `json:"free"`
+	Fill  int   `json:"fill"`
+	RX    int   `json:"rx"`
+	TX    int   `json:"tx"`
+	Held  int   `json:"held"`
+	Total int   `json:"total"`
+	Bytes int64 `json:"bytes"` // of memory that they take, pinned
 }
 
 // Interface is one listed network interface.

@@ -179,7 +179,8 @@ func (t *thread) lastBeat() int64 { return int64(atomic.LoadUint64(t.beat)) }
 // frameStatus is where the frames were when the worker last published it.
 func (t *thread) frameStatus() control.Frames {
 	n := t.frames.load()
-	return control.Frames{Free: n[0], Fill: n[1], RX: n[2], TX: n[3], Held: n[4], Total: n[5]}
+	return control.Frames{Free: n[0], Fill: n[1], RX: n[2], TX: n[3], Held: n[4], Total: n[5],
+		Bytes: int64(n[5]) * int64(t.umem.FrameSize())}
 }
 
 // queueStatus describes the sockets of the thread on interface i.
