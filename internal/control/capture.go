@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -112,21 +111,8 @@ func (s *Server) getCapture(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	control := http.NewResponseController(w)
-	begun := false
-	err = s.gateway.Capture(r.Context(), question, func() error {
-		begun = true
-		w.Header().Set("Content-Type", "application/x-pcapng")
-		w.WriteHeader(http.StatusOK)
-		return control.Flush()
-	}, flushing{patient{w, control}})
-	switch {
-	case errors.Is(err, ErrLooks):
-		fail(w, http.StatusConflict, err)
-	case err != nil && !begun:
-		fail(w, http.StatusBadRequest, err)
-	case err != nil || r.Context().Err() != nil:
-		panic(http.ErrAbortHandler) // cut, so that it cannot be taken for complete
-	}
+	a := lookAnswer{w: w, r: r, control: control}
+	a.end(s.gateway.Capture(r.Context(), question, a.begin("application/x-pcapng"), flushing{patient{w, control}}))
 }
 
 // flushing sends what is written at once.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -43,6 +44,37 @@ func TooManyLooks(kind string, on []Look) error {
 		}
 	}
 	return fmt.Errorf("%ss: %w, %d: %s; end one with Ctrl-C where it runs, or by `kill -INT` of its pid", kind, ErrLooks, len(who), strings.Join(who, ", "))
+}
+
+// lookAnswer answers a request for a trace or capture: a stream whose header goes out
+// when the workers look, and that ends with the look.
+type lookAnswer struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	control *http.ResponseController
+	begun   bool
+}
+
+// begin returns what to call when the workers look.
+func (a *lookAnswer) begin(contentType string) func() error {
+	return func() error {
+		a.begun = true
+		a.w.Header().Set("Content-Type", contentType)
+		a.w.WriteHeader(http.StatusOK)
+		return a.control.Flush()
+	}
+}
+
+// end is told how the look ended.
+func (a *lookAnswer) end(err error) {
+	switch {
+	case errors.Is(err, ErrLooks):
+		fail(a.w, http.StatusConflict, err)
+	case err != nil && !a.begun:
+		fail(a.w, http.StatusBadRequest, err)
+	case err != nil || a.r.Context().Err() != nil:
+		panic(http.ErrAbortHandler) // cut, so that it cannot be taken for complete
+	}
 }
 
 type peerKey struct{}

@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -107,28 +106,15 @@ func (s *Server) getTrace(w http.ResponseWriter, r *http.Request) {
 	}
 	control := http.NewResponseController(w)
 	out := json.NewEncoder(patient{w, control})
-	begun := false
-	err = s.gateway.Trace(r.Context(), question, func() error {
-		begun = true
-		w.Header().Set("Content-Type", "application/x-ndjson")
-		w.WriteHeader(http.StatusOK)
-		return control.Flush()
-	}, func(t *Traced) error {
+	a := lookAnswer{w: w, r: r, control: control}
+	a.end(s.gateway.Trace(r.Context(), question, a.begin("application/x-ndjson"), func(t *Traced) error {
 		list(&t.Assumptions)
 		list(&t.Decisions)
 		if err := out.Encode(t); err != nil {
 			return err
 		}
 		return control.Flush()
-	})
-	switch {
-	case errors.Is(err, ErrLooks):
-		fail(w, http.StatusConflict, err)
-	case err != nil && !begun:
-		fail(w, http.StatusBadRequest, err)
-	case err != nil || r.Context().Err() != nil:
-		panic(http.ErrAbortHandler) // cut, so that it cannot be taken for complete
-	}
+	}))
 }
 
 // Trace has the packets that the question chooses traced, until there were as

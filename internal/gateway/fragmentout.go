@@ -16,28 +16,38 @@ const maxFragments = 32
 // packet's own frame, the others get free ones, and all leave in order (RFC
 // 4787 REQ-13a). They share the packet's identification: see identify.
 func (w *Worker) sendFragments(d xdp.Desc, frame []byte, p *packet.Packet, out fib.PortID, mtu uint16) {
-	cut, ok := packet.NewCut(frame, p, int(mtu))
-	if !ok || cut.Count > maxFragments {
-		w.drop(d, verdict.FragmentationNeeded)
+	first, later, ok := w.divide(d, frame, p, int(mtu))
+	if !ok {
 		return
 	}
-	later := w.pieces[:cut.Count-1]
-	if n := w.memory.Allocate(later); n < len(later) {
-		w.memory.Free(later[:n])
-		w.drop(d, verdict.NoFreeFrame)
-		return
-	}
-	for i := range later {
-		later[i].Len = uint32(packet.EthernetLength) + uint32(mtu) // room; Later says how much of it is used
-		later[i].Len = uint32(cut.Later(i+1, w.frame(later[i]), frame, p))
-	}
-	d.Len = uint32(cut.First(frame, p))
-	w.queue(out, d)
+	w.queue(out, first)
 	for _, f := range later {
 		w.queue(out, f)
 	}
+}
+
+// divide makes fragments of at most size bytes out of a packet, counts them, and
+// returns them in order; or it drops the packet. later is good until the next call.
+func (w *Worker) divide(d xdp.Desc, frame []byte, p *packet.Packet, size int) (first xdp.Desc, later []xdp.Desc, ok bool) {
+	cut, ok := packet.NewCut(frame, p, size)
+	if !ok || cut.Count > maxFragments {
+		w.drop(d, verdict.FragmentationNeeded)
+		return d, nil, false
+	}
+	later = w.pieces[:cut.Count-1]
+	if n := w.memory.Allocate(later); n < len(later) {
+		w.memory.Free(later[:n])
+		w.drop(d, verdict.NoFreeFrame)
+		return d, nil, false
+	}
+	for i := range later {
+		later[i].Len = uint32(packet.EthernetLength + size) // room; Later says how much of it is used
+		later[i].Len = uint32(cut.Later(i+1, w.frame(later[i]), frame, p))
+	}
+	d.Len = uint32(cut.First(frame, p))
 	w.counters.Fragmented++
 	w.counters.Fragments += uint64(cut.Count)
+	return d, later, true
 }
 
 // sendOversize is sendFragments for a frame that has waited for its neighbour.

@@ -35,28 +35,14 @@ func (w *Worker) fragmentAtService(d xdp.Desc, frame []byte, p *packet.Packet) (
 // 3.1). The receiver takes them out one by one; in fragments, the tunnel's packets
 // would be of no use to an eBPF program.
 func (w *Worker) sendDivided(d xdp.Desc, frame []byte, p *packet.Packet, flow *conntrack.Flow, hop *fib.Hop, extra int) {
-	cut, ok := packet.NewCut(frame, p, int(hop.MTU)-extra)
-	if !ok || cut.Count > maxFragments {
-		w.drop(d, verdict.FragmentationNeeded)
+	first, later, ok := w.divide(d, frame, p, int(hop.MTU)-extra)
+	if !ok {
 		return
 	}
-	later := w.pieces[:cut.Count-1]
-	if n := w.memory.Allocate(later); n < len(later) {
-		w.memory.Free(later[:n])
-		w.drop(d, verdict.NoFreeFrame)
-		return
-	}
-	for i := range later {
-		later[i].Len = uint32(packet.EthernetLength) + uint32(hop.MTU) // room; Later says how much of it is used
-		later[i].Len = uint32(cut.Later(i+1, w.frame(later[i]), frame, p))
-	}
-	d.Len = uint32(cut.First(frame, p))
-	w.sendPiece(d, flow, hop, extra)
+	w.sendPiece(first, flow, hop, extra)
 	for _, f := range later {
 		w.sendPiece(f, flow, hop, w.snapshot.Balance.Dispatch.Bare())
 	}
-	w.counters.Fragmented++
-	w.counters.Fragments += uint64(cut.Count)
 }
 
 // sendPiece sends a fragment by the dispatch.

@@ -37,8 +37,7 @@ func Sum(b []byte, sum uint32) uint32 {
 	if len(b) == 1 {
 		acc, carry = bits.Add64(acc, uint64(b[0])<<8, carry)
 	}
-	acc, carry = bits.Add64(acc, carry, 0)
-	acc += carry
+	acc += carry // which does not carry again: an addition that carried left acc below 2^64-1
 	acc = acc>>32 + acc&0xffffffff
 	acc = acc>>32 + acc&0xffffffff
 	return uint32(acc)
