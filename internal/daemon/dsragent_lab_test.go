@@ -146,14 +146,24 @@ func (l *agentLab) counter(name string) uint64 {
 	return 0
 }
 
-// echoed sends a datagram to the service and returns the answer.
-func (l *agentLab) echoed(text string) (answer string, err error) {
-	var c net.Conn
+// dial makes a UDP socket of a client's.
+func (l *agentLab) dial() (c net.Conn) {
+	l.t.Helper()
 	must(l.t, l.Server1.Do(func() (err error) {
 		c, err = net.Dial("udp4", net.JoinHostPort(labVIP, strconv.Itoa(agentPort)))
 		return err
 	}))
+	return c
+}
+
+// echoed sends a datagram to the service and returns the answer.
+func (l *agentLab) echoed(text string) (answer string, err error) {
+	c := l.dial()
 	defer c.Close()
+	return echoedBy(c, text)
+}
+
+func echoedBy(c net.Conn, text string) (answer string, err error) {
 	buffer := make([]byte, 2048)
 	for range 5 { // UDP may be lost
 		if _, err = c.Write([]byte(text)); err != nil {
