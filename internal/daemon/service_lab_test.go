@@ -55,8 +55,12 @@ func newServiceLab(t *testing.T, program, mode string) *serviceLab {
 }
 
 func newServiceLabAt(t *testing.T, program, mode, vip string, port int, backends ...string) *serviceLab {
+	return newServiceLabOn(t, program, mode, lab.Options{}, vip, port, backends...)
+}
+
+func newServiceLabOn(t *testing.T, program, mode string, o lab.Options, vip string, port int, backends ...string) *serviceLab {
 	t.Helper()
-	top, err := lab.Up(lab.Options{})
+	top, err := lab.Up(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +127,7 @@ func (l *serviceLab) serve(host *lab.Namespace, addr string) {
 	l.t.Cleanup(func() { server.Close() })
 	l.t.Cleanup(func() { udp.Close() })
 	go func() {
-		buffer := make([]byte, 2048)
+		buffer := make([]byte, 1<<16)
 		for {
 			n, from, err := udp.ReadFromUDPAddrPort(buffer)
 			if err != nil {
