@@ -30,7 +30,7 @@ func (t *Topology) DSRBackend() (pod *Namespace, err error) {
 		func() error { return t.Client1.Sysctl("net/ipv4/ip_forward", "1") },
 		func() error { return t.Gateway.AddRoute(PodNetwork, Client1Address) },
 		func() error { return Veth(t.Client1, DirectNIC, t.OutsideSwitch, DirectPort, VethOptions{}) },
-		func() error { return t.joinOutside(DirectPort) },
+		func() error { return join(t.OutsideSwitch, DirectPort) },
 		func() error { return t.Client1.AddAddress(DirectNIC, DirectAddress+"/24") },
 	} {
 		if err := step(); err != nil {
@@ -41,15 +41,15 @@ func (t *Topology) DSRBackend() (pod *Namespace, err error) {
 	return pod, nil
 }
 
-// joinOutside makes an interface of the outside switch a port of it.
-func (t *Topology) joinOutside(ifname string) error {
-	port, err := t.OutsideSwitch.link(ifname)
+// join makes an interface of a switch a port of it.
+func join(sw *Namespace, ifname string) error {
+	port, err := sw.link(ifname)
 	if err != nil {
 		return err
 	}
-	bridge, err := t.OutsideSwitch.link("br0")
+	bridge, err := sw.link("br0")
 	if err != nil {
 		return err
 	}
-	return t.OutsideSwitch.Netlink().LinkSetMaster(port, bridge)
+	return sw.Netlink().LinkSetMaster(port, bridge)
 }
