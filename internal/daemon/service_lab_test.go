@@ -31,6 +31,7 @@ type serviceLab struct {
 	program, file string
 	mode, vip     string
 	name          string // of the service
+	of            string // every backend, beside its address and port
 	port          int
 	check         string // of the backends' health; "" is none
 	listeners     map[string]net.Listener
@@ -43,7 +44,7 @@ type serviceLab struct {
 func (l *serviceLab) config() string {
 	var list []string
 	for _, b := range l.backends {
-		list = append(list, fmt.Sprintf("{address: %s, port: 8080}", b))
+		list = append(list, fmt.Sprintf("{address: %s, port: 8080%s}", b, l.of))
 	}
 	return lab.Config(filepath.Join(l.dir, "control.sock")) + fmt.Sprintf(`services:
   - {name: %s, address: %s, port: %d, protocols: [tcp, udp], mode: %s, algorithm: maglev, health-check: %s, backends: [%s]}
