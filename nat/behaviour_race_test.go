@@ -62,7 +62,9 @@ func (r *racer) begin(key conntrack.Tuple) (port uint16, why verdict.Reason) {
 		}
 		reply := key.Reverse()
 		reply.Dst, reply.DstPort = m.External()
-		f, _, existed, why := w.Create(&conntrack.NewFlow{Original: key, Reply: reply, Kind: conntrack.Masquerade, Mapping: m}, now)
+		var f *conntrack.Flow
+		var existed bool
+		f, _, existed, why = w.Create(&conntrack.NewFlow{Original: key, Reply: reply, Kind: conntrack.Masquerade, Mapping: m}, now)
 		if existed || why != verdict.None {
 			w.Release(m)
 		}

@@ -112,14 +112,12 @@ func serviceFragments(t *testing.T, rt *rapid.T, mode dsr.Mode, dispatch dsr.Dis
 			rt.Fatalf("%d datagrams came; drops %v and %v", len(got), w[0].allDrops(), w[1].allDrops())
 		}
 		d := got[0]
-		src, dst, sport, dport := address(d[12:]), address(d[16:]), uint16(40000), uint16(backendPort)
+		src, dst, sport, dport := server, address(d[16:]), uint16(40000), uint16(backendPort)
 		switch {
 		case mode == dsr.SNAT:
 			src, sport = gatewayInside, uint16(d[20])<<8|uint16(d[21])
 		case dispatch == dsr.IPIP:
-			src, dst, dport = server, vip, servedPort
-		default:
-			src = server
+			dst, dport = vip, servedPort
 		}
 		if dst != vip && !isBackend(dst, backends[:]) {
 			rt.Fatalf("went to %v", fib.Addr(dst))
