@@ -61,6 +61,7 @@ func (d *Daemon) refresh() {
 			c.drivers = append(c.drivers, d.plane.nics[i].Driver)
 		}
 	}
+	c.problems = append(c.problems, networkOverlaps(c.interfaces, c.roles)...)
 	capacity := int(d.config.Masquerade.PortRange.Last) - int(d.config.Masquerade.PortRange.First) + 1
 	for addr, x := range d.externals {
 		a := control.ExternalAddress{Address: fib.Addr(addr), Shared: d.routes.Local(addr), Use: x.use(), Capacity: capacity}
