@@ -135,7 +135,11 @@ func (a *Allocator) create(w *conntrack.Worker, c *conntrack.Claim, target *conn
 		w.ReleaseSource(c.Source)
 		return nil, verdict.SourceLimit
 	}
-	m, made, r := a.claim(w, c, now)
+	var m *conntrack.Mapping
+	made, r := false, verdict.PortsExhausted
+	if s == nil || !s.lost {
+		m, made, r = a.claim(w, c, now)
+	}
 	if m == nil && r == verdict.PortsExhausted {
 		// The last port may have gone to another worker for this very endpoint.
 		if m = find(w, c); m == nil && target != nil {

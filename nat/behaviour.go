@@ -159,6 +159,7 @@ func (a *Allocator) ShareFlow(w *conntrack.Worker, ext *conntrack.External, key,
 	if !a.behaviour.shares() {
 		return nil, verdict.ReplyTupleTaken
 	}
+	s.lost = true
 	c := conntrack.Claim{
 		Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: ext, Peer: key.Dst,
 		Scope: conntrack.ScopeFlow, Listed: a.behaviour.Filtering == FilterAddress,

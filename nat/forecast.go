@@ -63,6 +63,23 @@ func (r PortRange) Forecast(w *conntrack.Worker, b Behaviour, pool *Pool, ext *c
 	return f
 }
 
+// ForecastShare says what ShareFlow will return: which port, where the one of f, that
+// MapFlow would return, is another's towards the flow's peer.
+func (r PortRange) ForecastShare(w *conntrack.Worker, b Behaviour, f *Forecast, key, target *conntrack.Tuple, ports int, now conntrack.Tick) Forecast {
+	if !b.shares() {
+		return Forecast{External: f.External, Reason: verdict.ReplyTupleTaken}
+	}
+	c := conntrack.Claim{
+		Proto: key.Proto, Inside: key.Src, InsidePort: key.SrcPort, External: f.External, Peer: key.Dst,
+		Scope: conntrack.ScopeFlow, Listed: b.Filtering == FilterAddress,
+	}
+	other := Forecast{External: f.External, Origin: PortShared}
+	if !r.sharable(w, &c, target, ports, now) {
+		other.Reason = verdict.PortsExhausted
+	}
+	return other
+}
+
 // foretellPort says which port a new mapping will have, in the order in which an
 // Allocator looks.
 func (r PortRange) foretellPort(w *conntrack.Worker, b Behaviour, c *conntrack.Claim, target *conntrack.Tuple, ports int, f *Forecast, now conntrack.Tick) {
@@ -94,7 +111,7 @@ func (r PortRange) sharable(w *conntrack.Worker, c *conntrack.Claim, target *con
 		if ports--; ports < 0 {
 			return true
 		}
-		if c.Port = uint16(port); sharable(w, c, target, now) != nil {
+		if c.Port = uint16(port); usable(w, c, target, now) {
 			return true
 		}
 	}

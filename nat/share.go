@@ -14,6 +14,7 @@ type Search struct {
 	left  uint32    // of them, those that were not yet
 	at    uint32    // the last one looked at, counted from ports.Low
 	step  uint32    // from one to the next, coprime to their number
+	lost  bool      // a free port was tried, towards whose peer another flow has it
 }
 
 // Allow says how many ports may be looked at for sharing from now on, all flows
@@ -35,7 +36,7 @@ func (s *Search) begin(a *Allocator, ports PortRange) {
 		return
 	}
 	n := uint32(ports.High) - uint32(ports.Low) + 1
-	*s = Search{ports: ports, left: n, at: a.below(n), step: 1}
+	*s = Search{ports: ports, left: n, at: a.below(n), step: 1, lost: s.lost}
 	for range stepTries {
 		if step := 1 + a.below(n-1); coprime(step, n) {
 			s.step = step
@@ -73,8 +74,9 @@ func (r PortRange) shareable(proto uint8) PortRange {
 }
 
 // share makes the claim's mapping at a port that another mapping has, and that is
-// free towards the flow's peer (RFC 7857 3, RFC 6888 REQ-13). Of an endpoint-independent claim it makes one for
-// a single flow. It fails with PortsExhausted when s has looked at all ports.
+// free towards the flow's peer (RFC 7857 3, RFC 6888 REQ-13), or that nobody has. Of an
+// endpoint-independent claim it makes one for a single flow. It fails with
+// PortsExhausted when s has looked at all ports.
 func (a *Allocator) share(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, s *Search, now conntrack.Tick) (m *conntrack.Mapping, made bool, r verdict.Reason) {
 	if c.Scope == conntrack.ScopeEndpoint {
 		c.Scope = conntrack.ScopeFlow
@@ -92,7 +94,7 @@ func (a *Allocator) share(w *conntrack.Worker, c *conntrack.Claim, target *connt
 		a.allowed--
 		a.counts.Probes++
 		c.Port = s.next()
-		if c.On = sharable(w, c, target, now); c.On == nil {
+		if !usable(w, c, target, now) {
 			continue
 		}
 		m, existed, taken, r := w.Claim(c, now)
@@ -104,34 +106,41 @@ func (a *Allocator) share(w *conntrack.Worker, c *conntrack.Claim, target *connt
 			return m, false, r
 		}
 		c.Source.Pair(c.External.Address())
-		a.counts.Shared++
+		if c.On != nil {
+			a.counts.Shared++
+		} else {
+			a.counts.Searched++
+		}
 		return m, true, verdict.None
 	}
 	return nil, false, verdict.PortsExhausted
 }
 
-// sharable returns the mapping that has the claim's port, if the claim may share
-// it: a masqueraded endpoint's, of another inside endpoint, and nobody uses the
-// port towards the peer.
-func sharable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) *conntrack.Mapping {
+// usable reports whether the claim may have its port: nobody uses it towards the
+// peer, and either nobody has it, or, which sets c.On, a masqueraded endpoint has that is
+// another one.
+func usable(w *conntrack.Worker, c *conntrack.Claim, target *conntrack.Tuple, now conntrack.Tick) bool {
 	if c.External.Reserved(c.Proto, c.Port) {
-		return nil
+		return false
 	}
-	on := w.MappingAt(c.External, c.Proto, c.Port)
-	if on == nil || on.Service() != 0 {
-		return nil
-	}
-	if addr, port := on.Inside(); addr == c.Inside && port == c.InsidePort {
-		return nil
+	c.On = w.MappingAt(c.External, c.Proto, c.Port)
+	switch {
+	case c.On == nil:
+		if !w.Available(c.External, c.Proto, c.Port, c.Inside, c.InsidePort, now) {
+			return false
+		}
+	case c.On.Service() != 0:
+		return false
+	default:
+		if addr, port := c.On.Inside(); addr == c.Inside && port == c.InsidePort {
+			return false
+		}
 	}
 	if c.Listed && w.PeerAt(c.External, c.Proto, c.Port, c.Peer) != nil {
-		return nil
+		return false
 	}
 	reply := target.Reverse()
-	reply.Dst = c.External.Address()
-	reply.DstPort = c.Port
-	if flow, _ := w.Find(reply, now); flow != nil {
-		return nil
-	}
-	return on
+	reply.Dst, reply.DstPort = c.External.Address(), c.Port
+	flow, _ := w.Find(reply, now)
+	return flow == nil
 }

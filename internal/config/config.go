@@ -66,6 +66,7 @@ type Masquerade struct {
 	MSSClamp           MSSClamp   `yaml:"mss-clamp"`
 	TCPPickup          Pickup     `yaml:"tcp-pickup"`
 	IPOptions          Options    `yaml:"ip-options"`
+	ForeignSources     Foreign    `yaml:"foreign-sources"`
 	OtherProtocols     OtherProto `yaml:"other-protocols"`
 }
 
@@ -211,6 +212,7 @@ func Default() *Config {
 			Hairpin:        true,
 			TCPPickup:      PickupOff,
 			IPOptions:      OptionsPass,
+			ForeignSources: ForeignRoute,
 			OtherProtocols: OtherAddressOnly,
 		},
 		DSR:      DSR{Dispatch: "option", ByteOrder: "cilium"},

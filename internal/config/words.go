@@ -88,6 +88,17 @@ const (
 
 func (Options) words() []string { return []string{"pass", "drop"} }
 
+// Foreign says what becomes of packets from inside whose source is not reached there.
+type Foreign string
+
+// The choices for foreign sources.
+const (
+	ForeignRoute Foreign = "route"
+	ForeignDrop  Foreign = "drop"
+)
+
+func (Foreign) words() []string { return []string{"route", "drop"} }
+
 // OtherProto says what becomes of protocols without ports.
 type OtherProto string
 

@@ -300,7 +300,8 @@ func (p *publisher) build(wanted map[uint32]*external, static *nat.Static) *gate
 		Policy: p.policy, Routes: p.routes, Static: static, Other: otherProtocols(m.OtherProtocols), Host: p.host,
 		Behaviour: behaviour(m),
 		Ports:     nat.PortRange{Low: m.PortRange.First, High: m.PortRange.Last}, Hairpin: m.Hairpin, OutboundUDP: !m.InboundRefresh, DropOptions: m.IPOptions == config.OptionsDrop,
-		PickUp: m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
+		DropForeign: m.ForeignSources == config.ForeignDrop,
+		PickUp:      m.TCPPickup == config.PickupOutbound, MSS: mss(m.MSSClamp),
 	}
 	for i := range p.config.Interfaces {
 		s.Roles[i] = role(p.config.Interfaces[i].Role)

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"fmt"
+	"slices"
 
 	"sluice/conntrack"
 	"sluice/internal/config"
@@ -23,6 +24,7 @@ func Assume(c *config.Config, policy *nat.Policy, roles [gateway.MaxPorts]gatewa
 		Behaviour: nat.ConfiguredBehaviour(string(c.Masquerade.Mapping), string(c.Masquerade.Filtering), c.Masquerade.Overload),
 		Ports:     nat.PortRange{Low: c.Masquerade.PortRange.First, High: c.Masquerade.PortRange.Last},
 	}
+	s.DropForeign = c.Masquerade.ForeignSources == config.ForeignDrop && !everySource(c)
 	s.Behaviour.Random = c.Masquerade.PortAssignment == config.PortRandom
 	cfg := conntrack.Config{MaxFlows: 1024, Workers: 1, Timeouts: conntrack.DefaultTimeouts()}
 	table, err := conntrack.New(make([]byte, conntrack.Size(cfg)), cfg)
@@ -115,4 +117,10 @@ func sides(c *config.Config) (inside, outside fib.PortID) {
 		outside = inside
 	}
 	return inside, outside
+}
+
+// everySource reports whether every address is a source: the file says nothing then
+// about who is inside.
+func everySource(c *config.Config) bool {
+	return slices.ContainsFunc(c.Masquerade.Sources, func(r config.Rule) bool { return r.Prefix.Bits() == 0 })
 }

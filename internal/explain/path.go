@@ -74,6 +74,10 @@ func (a *account) tellDecision() {
 		return
 	}
 	a.tellSide()
+	if d.Reason == verdict.ForeignSource {
+		a.decide(stageSource, a.Config.Line("masquerade.foreign-sources"), "from inside, and no route leads to %s there (masquerade.foreign-sources: drop)", fib.Addr(a.p.Src))
+		return
+	}
 	if d.External != nil {
 		a.tellExternal()
 	} else if a.serves(a.p.Dst) {

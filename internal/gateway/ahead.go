@@ -106,7 +106,10 @@ func (s *Snapshot) decideByRoutes(d *Decision, table *conntrack.Table, in uint8,
 		return false
 	}
 	d.Target = key
-	d.Inside = s.fromInside(in, p.Src)
+	if d.Inside = s.fromInside(in, p.Src); s.DropForeign && s.foreign(in, p) {
+		d.Reason = verdict.ForeignSource
+		return true
+	}
 	s.decideRouted(d, in, p)
 	return true
 }

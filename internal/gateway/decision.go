@@ -76,6 +76,10 @@ func (s *Snapshot) decide(d *Decision, flows *conntrack.Worker, in fib.PortID, p
 		return
 	}
 	d.Inside = s.fromInside(in, p.Src)
+	if s.DropForeign && s.foreign(in, p) {
+		d.Reason = verdict.ForeignSource
+		return
+	}
 	if s.serves(p.Dst) && s.decideService(d, flows, in, p) {
 		return
 	}

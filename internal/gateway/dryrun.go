@@ -138,8 +138,13 @@ func (s *Snapshot) begins(o *Outcome, flows *conntrack.Worker, in fib.PortID, p 
 	}
 	o.Translated = true
 	if other, _ := flows.Find(o.To.Reverse(), now); other != nil && (other.Kind() != conntrack.Forward || o.To.Src == p.Src) {
-		o.Reason = verdict.ReplyTupleTaken
-		return
+		if o.Reason = verdict.ReplyTupleTaken; !d.Maps || packet.Portless(p.Proto) {
+			return
+		}
+		o.Mapping = s.Ports.ForecastShare(flows, s.Behaviour, &o.Mapping, &arriving, &d.Target, s.portsToForesee(d), now)
+		if o.To.SrcPort, o.Reason = o.Mapping.Port, o.Mapping.Reason; o.Reason != verdict.None {
+			return
+		}
 	}
 	if c := flows.Table().Count(); c.Flows >= c.FlowCapacity {
 		o.Reason = verdict.FlowTableFull

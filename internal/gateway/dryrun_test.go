@@ -48,7 +48,7 @@ func TestDryRunForetells(t *testing.T) {
 		verdict.HairpinDisabled, verdict.NoExternalAddress, verdict.NoRoute, verdict.RouteUnreachable, verdict.InterfaceDown,
 		verdict.TCPWithoutFlow, verdict.ProtocolUnsupported, verdict.ICMPUnsupported, verdict.ReplyWithoutFlow, verdict.NeighbourUnresolved,
 		verdict.WouldLeakSource, verdict.ExternalAddressMoved, verdict.MartianSource, verdict.LandAttack, verdict.TTLExpired,
-		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute, verdict.PeerTaken, verdict.ProtocolPassed, verdict.HostPeer,
+		verdict.DirectedBroadcast, verdict.HostOwned, verdict.KernelRoute, verdict.PeerTaken, verdict.ProtocolPassed, verdict.HostPeer, verdict.ForeignSource,
 	} {
 		if seen[r.String()] == 0 {
 			t.Errorf("never met: %s", r)
@@ -167,7 +167,7 @@ func (x *foreteller) note(o *Outcome) {
 // and often so few ports that they run out.
 func (x *foreteller) anyRig() *rig {
 	r := newRig(x.T, func(_ *rig, s *Snapshot) {
-		s.Hairpin = x.IntN(4) > 0
+		s.Hairpin, s.DropForeign = x.IntN(4) > 0, x.IntN(8) == 0
 		s.Policy = x.anyPolicy()
 		s.Ports = pick(x, nat.DefaultPorts, nat.PortRange{Low: 1, High: 65535}, nat.PortRange{Low: 1, High: 3}, nat.PortRange{Low: 2, High: 2})
 		s.Behaviour = pick(x, nat.Behaviour{}, nat.Behaviour{

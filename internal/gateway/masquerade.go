@@ -32,8 +32,8 @@ func (w *Worker) masquerade(p *packet.Packet, key conntrack.Tuple, d *Decision) 
 		if flow, dir, r = w.create(p, &nf); r != verdict.ReplyTupleTaken {
 			return flow, dir, r
 		}
-		// Another worker was faster with the port. The search goes on behind it,
-		// and so ends.
+		// Another worker was faster with the port, or a flow without a mapping has
+		// it towards this peer. The search goes on behind it, and so ends.
 		ext := w.table.External(nf.Reply.Dst)
 		if ext == nil {
 			return nil, 0, r

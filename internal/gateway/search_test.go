@@ -316,6 +316,41 @@ func TestSearchAllocs(t *testing.T) {
 	}
 }
 
+// TestPortOfAnotherFlow: a free port that a flow without a mapping has towards the peer,
+// one of a static forward, say, is passed over, where ports may be chosen by peer; and
+// where it is the only one, the search ends, and leaves nothing behind.
+func TestPortOfAnotherFlow(t *testing.T) {
+	for _, tt := range []struct {
+		how    nat.Behaviour
+		ports  nat.PortRange
+		left   uint16 // port that the packet leaves from, 0: it does not
+		reason verdict.Reason
+	}{
+		{nat.Behaviour{Overload: true}, nat.PortRange{Low: 5000, High: 5001}, 5001, verdict.None},
+		{nat.Behaviour{Mapping: nat.MapAddress}, nat.PortRange{Low: 5000, High: 5001}, 5001, verdict.None},
+		{nat.Behaviour{Overload: true}, nat.PortRange{Low: 5000, High: 5000}, 0, verdict.PortsExhausted},
+		{nat.Behaviour{}, nat.PortRange{Low: 5000, High: 5001}, 0, verdict.ReplyTupleTaken},
+	} {
+		r := newRig(t, behaving(tt.how), func(_ *rig, s *Snapshot) { s.Ports = tt.ports })
+		its := conntrack.Tuple{Src: server, Dst: external, SrcPort: 53, DstPort: 5000, Proto: packet.ProtoUDP}
+		answer := conntrack.Tuple{Src: client2, Dst: server, SrcPort: 80, DstPort: 53, Proto: packet.ProtoUDP}
+		if _, _, _, why := r.worker.flows.Create(&conntrack.NewFlow{Original: its, Reply: answer, Kind: conntrack.PortForward, InPort: outsidePort}, r.now); why != verdict.None {
+			t.Fatal(why)
+		}
+		r.send(insidePort, from{src: client, dst: server, sport: 5000, dport: 53}.udp(t))
+		switch sent := r.forwarded(outsidePort); {
+		case tt.left != 0 && (len(sent) != 1 || decode(t, sent[0]).packet.SrcPort != tt.left), tt.left == 0 && (len(sent) != 0 || r.drops(tt.reason) != 1):
+			t.Errorf("%+v, %v: %d left; drops %v", tt.how, tt.ports, len(sent), r.allDrops())
+		}
+		if c := r.table.Count(); c.Mappings != min(int(tt.left), 1) {
+			t.Errorf("%+v: %d mappings", tt.how, c.Mappings)
+		}
+		if err := r.table.Verify(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestTraceIsHurried: what a trace foretells of a packet costs the packets behind it
 // no look at all ports; an explanation knows.
 func TestTraceIsHurried(t *testing.T) {

@@ -32,6 +32,7 @@ type Snapshot struct {
 	Hairpin     bool // masquerade.hairpin
 	OutboundUDP bool // masquerade.inbound-refresh: false
 	DropOptions bool // masquerade.ip-options: drop
+	DropForeign bool // masquerade.foreign-sources: drop
 	PickUp      bool // masquerade.tcp-pickup: outbound
 
 	// MSS is masquerade.mss-clamp: the largest maximum segment size that a SYN

@@ -102,3 +102,14 @@ func (s *Snapshot) spoofed(in fib.PortID, p *packet.Packet) bool {
 	_, back := s.Routes.Lookup(p.Src, p.Dst, in, 0)
 	return back.Type == fib.Forward && s.Roles[back.Port] == RoleInside
 }
+
+// foreign reports whether a packet comes from an inside interface with a source that
+// is not reached by one: forged, or of a host with addresses of another network (RFC
+// 1812 5.3.8, RFC 2827).
+func (s *Snapshot) foreign(in fib.PortID, p *packet.Packet) bool {
+	if s.Roles[in] != RoleInside {
+		return false // of a one-armed interface, sources alone are inside
+	}
+	_, back := s.Routes.Lookup(p.Src, p.Dst, in, 0)
+	return back.Type != fib.Forward || s.Roles[back.Port] != RoleInside
+}

@@ -81,6 +81,7 @@ const (
 	EchoLimit
 	PortSearchWaiting
 	PortSearchLimit
+	ForeignSource
 	HostPeer
 
 	// Routing and the way out.
@@ -175,6 +176,7 @@ var words = [Count]Words{
 	EchoLimit:            {"echo-limit", "more echo requests to external addresses came than the gateway answers"},
 	PortSearchWaiting:    {"port-search-waiting", "a port to share is still being searched for the packet's flow; the sender's next packet finds it"},
 	PortSearchLimit:      {"port-search-limit", "as many packets as may wait for a port to share; add addresses or widen masquerade.port-range"},
+	ForeignSource:        {"foreign-source", "a packet from inside whose source no route leads to there (RFC 2827; masquerade.foreign-sources: drop)"},
 	HostPeer:             {"host-peer", "the host itself speaks this protocol without ports with this peer on the external address (`sluice status`), and the answers are its own; add addresses to masquerade.addresses that the host does not have"},
 
 	NoRoute:             {"no-route", "there is no route to the destination"},
