@@ -4,6 +4,7 @@ import (
 	"errors"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"sluice/internal/lab"
@@ -19,11 +20,13 @@ type forwarder struct {
 	programs []*program
 	waiter   *xdp.Waiter
 	stop     atomic.Bool
+	thread   int // that it runs on
 	done     chan error
 }
 
 func startForwarder(ns *lab.Namespace, cpu int, a, b string) (f *forwarder, err error) {
 	f = &forwarder{done: make(chan error, 1)}
+	running := make(chan int, 1)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.release())
@@ -48,12 +51,15 @@ func startForwarder(ns *lab.Namespace, cpu int, a, b string) (f *forwarder, err 
 	go func() {
 		runtime.LockOSThread()
 		if err := xdp.PinThread(cpu); err != nil {
+			running <- 0
 			f.done <- err
 			return
 		}
+		running <- syscall.Gettid()
 		f.run()
 		f.done <- nil
 	}()
+	f.thread = <-running
 	return f, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"sluice/internal/fib"
 	"sluice/internal/lab"
@@ -37,6 +38,9 @@ type lane struct {
 	rate, cpu, flood, loss []reading
 	byKernel, lossByKernel []reading
 	lost                   int64 // in the samples that were to be without
+	inProgram              []reading
+	inUser                 time.Duration // of passed packets
+	passed                 int64
 }
 
 const (

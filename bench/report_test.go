@@ -48,7 +48,7 @@ func fullReport() *Report {
 	}}
 	for i, p := range []Peer{PeerSluice, PeerForwarder, PeerKernel, "a <script>"} {
 		r.Wire.Results = append(r.Wire.Results, WireResult{
-			Peer: p, Rate: around(600_000), CPU: around(1000 * float64(i+1)), Flood: around(500_000), FloodLoss: around(0.1),
+			Peer: p, Rate: around(600_000), CPU: around(1000 * float64(i+1)), Program: around(61), User: 203, Flood: around(500_000), FloodLoss: around(0.1),
 			Check: Check{Sent: 1000, Received: 1000}, Latency: Latency{Pace: 10_000, Sent: 100, P50: 10, P99: 20, P999: 900, Max: 1000},
 		})
 	}
@@ -99,7 +99,7 @@ func TestReportRenders(t *testing.T) {
 	text := r.Text()
 	for _, want := range []string{"600000 [540000, 660000]", "1.30 [1.17, 1.43]", "64k", "zipf", "set-up at 1M live flows",
 		"service-dsr, UDP, option on each", "77.0 [69.3, 84.7]", "910 [819, 1001]", "1.07 [0.96, 1.18]", "1.21 [1.09, 1.33]",
-		"Sluice, service-dsr", "answered counts once", "345000 [310500, 379500]", "0.73 [0.66, 0.80]", "6 of 7 came, 5 wrong its option",
+		"61 [55, 67]", "203", "736", "Sluice, service-dsr", "answered counts once", "345000 [310500, 379500]", "0.73 [0.66, 0.80]", "6 of 7 came, 5 wrong its option",
 		"1000 TCP connections that begin to receive 128 KiB", "17.0 % [15.3 %, 18.7 %]", "18600 [16740, 20460]", "Left out: the C twin", "1000 right", "missed"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text has no %q:\n%s", want, text)

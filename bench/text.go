@@ -129,6 +129,7 @@ func (w *WireReport) text(b *strings.Builder, of string) {
 			fmt.Fprintf(b, "\n%s, flooded by the kernel's generator: %s packets/s, %s lost", p.Peer, p.Pktgen.text(0), percent(p.PktgenLoss.Median))
 		}
 	}
+	w.splitText(b)
 	b.WriteString("\nIn pairs, one to the other\n\n")
 	t = tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\t\tCPU\tpackets/s\tpairs")

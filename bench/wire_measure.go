@@ -32,6 +32,10 @@ func (w *wireRun) measure(ctx context.Context) error {
 	if err := w.rounds(ctx, floodRounds, w.flooded, "flooding"); err != nil {
 		return err
 	}
+	w.progress.note("timing programs")
+	if err := w.split(ctx); err != nil {
+		return err
+	}
 	span := 3 * w.o.Sample
 	for _, l := range w.lanes {
 		if err := ctx.Err(); err != nil {
@@ -70,7 +74,8 @@ func (w *wireRun) rounds(ctx context.Context, n int, f func(*lane), what string)
 // laneSample is one sample of a lane.
 type laneSample struct {
 	passage
-	ran       int64 // CPU time of all that takes part
+	ran       int64         // CPU time of all that takes part
+	user      time.Duration // of it the worker's in user mode
 	disturbed bool
 }
 
@@ -87,10 +92,11 @@ const maxWireRepeats = 2
 func (w *wireRun) sample(l *lane, most int64) (s laneSample) {
 	for try := 0; ; try++ {
 		l.tester.run(warmUp/5, window)
-		before := w.processor.of(l.pids()...)
+		before, user := w.processor.of(l.pids()...), userTime(l.worker())
 		s = laneSample{passage: l.tester.run(w.o.Sample, most)}
 		var others int64
 		s.ran, others = w.processor.of(l.pids()...).since(before)
+		s.user = userTime(l.worker()) - user
 		s.disturbed = others*foreignShare > s.wall.Nanoseconds()
 		if !s.disturbed || try == maxWireRepeats {
 			return s
@@ -105,6 +111,7 @@ func (w *wireRun) round(l *lane) {
 	generator := float64(b.ran-b.waited.Nanoseconds()) / float64(max(b.sent, 1))
 	w.generator = append(w.generator, reading{generator, b.disturbed})
 	s := w.sample(l, window)
+	l.inUser, l.passed = l.inUser+s.user, l.passed+s.received
 	disturbed := s.disturbed || b.disturbed
 	own := float64(s.waited.Nanoseconds()) + generator*float64(s.sent)
 	l.cpu = append(l.cpu, reading{(float64(s.ran) - own) / float64(max(s.received, 1)), disturbed})
@@ -146,7 +153,7 @@ func (w *wireRun) report() *WireReport {
 	for _, l := range w.lanes {
 		byPeer[l.peer] = l
 		r.Results = append(r.Results, WireResult{
-			Peer: l.peer, Rate: summarize(l.rate), CPU: summarize(l.cpu), Lost: l.lost, Flood: summarize(l.flood), FloodLoss: summarize(l.loss),
+			Peer: l.peer, Rate: summarize(l.rate), CPU: summarize(l.cpu), Lost: l.lost, Program: summarize(l.inProgram), User: l.user(), Flood: summarize(l.flood), FloodLoss: summarize(l.loss),
 			Pktgen: summarize(l.byKernel), PktgenLoss: summarize(l.lossByKernel),
 			Check: l.check, Latency: l.latency,
 		})

@@ -45,6 +45,10 @@ type WireResult struct {
 	CPU  Summary `json:"cpu"`  // ns of the whole machine per forwarded packet, less the generator's own
 	Lost int64   `json:"lost"` // packets, all samples together
 
+	// Of CPU; nothing where the kernel alone forwards.
+	Program Summary `json:"program"` // ns per packet in the gateway's XDP program
+	User    float64 `json:"user"`    // ns per packet in the worker's user mode, all samples together
+
 	// With all that the generator can send.
 	Flood     Summary `json:"flood"`      // packets a second that came through
 	FloodLoss Summary `json:"flood_loss"` // share of those sent
