@@ -68,14 +68,12 @@ func (n *backendNode) serve(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	log := n.options.Logger
-	server := control.NewServer(n, n.options.Version, log)
-	scrape := metrics.NewHandler(n)
-	server.SetMetrics(scrape)
-	n.metrics = metrics.NewListener(scrape, log)
-	defer n.metrics.Close()
-	if _, err := n.metrics.Move(n.inForce.Load().Control.Metrics); err != nil {
+	server, listening, err := controlServer(n, n.options, n.inForce.Load())
+	if err != nil {
 		return err
 	}
+	n.metrics = listening
+	defer n.metrics.Close()
 	failed := make(chan error, 1)
 	running.Go(func() { failed <- server.Serve(ctx, listener) })
 	log.Info("answering clients for services", "interfaces", strings.Join(n.inForce.Load().DSRAgent.Interfaces, " "), "control", listener.Addr())
@@ -114,19 +112,12 @@ func (n *backendNode) reload(by string) reloadAnswer {
 	defer func() { _ = notify("READY=1") }()
 	result, err := n.tryReload()
 	n.mu.Lock()
-	n.view.LastReload = &control.LastReload{At: time.Now()}
-	if err != nil {
-		n.view.LastReload.Error = err.Error()
-	} else {
+	n.view.LastReload = tellReload(n.options.Logger, by, &result, err)
+	if err == nil {
 		n.view.Loaded, n.view.Warnings = result.Loaded, result.Warnings
 	}
 	n.mu.Unlock()
-	if err != nil {
-		n.options.Logger.Error("reload refused, nothing changed", "by", by, "error", err)
-	} else {
-		n.options.Logger.Info("reloaded", "by", by, "file", result.Path, "changed", result.Changed)
-	}
-	return reloadAnswer{result: result, err: err}
+	return reloadAnswer{result, err}
 }
 
 func (n *backendNode) tryReload() (control.ReloadResult, error) {
@@ -135,9 +126,8 @@ func (n *backendNode) tryReload() (control.ReloadResult, error) {
 	if err != nil {
 		return control.ReloadResult{}, err
 	}
-	if keys := needRestart(old, c); len(keys) > 0 {
-		return control.ReloadResult{}, fmt.Errorf("%s: %s cannot change while running: `systemctl restart sluice`; nothing was changed",
-			path, strings.Join(keys, ", "))
+	if err := restartKeys(path, old, c); err != nil {
+		return control.ReloadResult{}, err
 	}
 	back, err := n.metrics.Move(c.Control.Metrics)
 	if err != nil {
@@ -164,9 +154,7 @@ func (n *backendNode) Measure() (s control.Status) {
 		Version: n.options.Version, PID: os.Getpid(), Started: n.started, UptimeSeconds: time.Since(n.started).Seconds(),
 		Config: view, Timeouts: timeoutStatus(&c.Conntrack.Timeouts), Process: processStatus(),
 	}
-	if view.LastReload != nil && view.LastReload.Error != "" {
-		s.Degraded = append(s.Degraded, control.Degradation{What: "the last reload was refused: " + view.LastReload.Error, Remedy: "correct the file and `sluice reload`"})
-	}
+	s.Degraded = refusedReload(view.LastReload)
 	n.dsr.status(&s)
 	if s.DSRAgent != nil {
 		s.Flows.Usage = s.DSRAgent.Flows

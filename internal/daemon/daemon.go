@@ -217,14 +217,12 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 3)
-	server := control.NewServer(d, d.options.Version, d.log)
-	scrape := metrics.NewHandler(d)
-	server.SetMetrics(scrape)
-	d.metrics = metrics.NewListener(scrape, d.log)
-	defer d.metrics.Close()
-	if _, err := d.metrics.Move(d.config.Control.Metrics); err != nil {
+	server, listening, err := controlServer(d, d.options, d.config)
+	if err != nil {
 		return err
 	}
+	d.metrics = listening
+	defer d.metrics.Close()
 	d.probeBackends(ctx)
 	defer func() {
 		cancel() // what a probe found waits for the control goroutine, or for this
@@ -247,6 +245,22 @@ func (d *Daemon) serve(ctx context.Context, listener net.Listener) error {
 		d.log.Warn("WatchdogSec= is shorter than 3 s: systemd will end the service between two signs of life")
 	}
 	return d.loop(ctx, failed)
+}
+
+// controlServer makes what answers for g, a gateway or an agent's node: the control
+// server, and the listener for Prometheus, where one is configured.
+func controlServer(g interface {
+	control.Gateway
+	metrics.Source
+}, o Options, c *config.Config) (*control.Server, *metrics.Listener, error) {
+	server := control.NewServer(g, o.Version, o.Logger)
+	scrape := metrics.NewHandler(g)
+	server.SetMetrics(scrape)
+	listener := metrics.NewListener(scrape, o.Logger)
+	if _, err := listener.Move(c.Control.Metrics); err != nil {
+		return nil, nil, err
+	}
+	return server, listener, nil
 }
 
 // loop is the control goroutine: the only one that publishes.

@@ -64,8 +64,5 @@ func degraded(s *control.Status) (list []control.Degradation) {
 		add("give an outside interface an address (`ip address add`), or list some in masquerade.addresses",
 			"there is no external address to masquerade to: new flows are dropped")
 	}
-	if r := s.Config.LastReload; r != nil && r.Error != "" {
-		add("correct the file and reload again: `sluice reload`", "the last reload was refused: %s", r.Error)
-	}
-	return list
+	return append(list, refusedReload(s.Config.LastReload)...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -47,17 +48,38 @@ func (d *Daemon) reload(by string) reloadAnswer {
 	_ = notify(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", d.plane.threads[0].clock.Now()/1000))
 	defer func() { _ = notify("READY=1") }()
 	result, err := d.tryReload()
-	d.view.lastReload = &control.LastReload{At: time.Now()}
+	d.view.lastReload = tellReload(d.log, by, &result, err)
+	return reloadAnswer{result, err}
+}
+
+// tellReload logs how a reload ended, and words it for status.
+func tellReload(log *slog.Logger, by string, result *control.ReloadResult, err error) *control.LastReload {
 	if err != nil {
-		d.view.lastReload.Error = err.Error()
-		d.log.Error("reload refused, nothing changed", "by", by, "error", err)
-		return reloadAnswer{err: err}
+		log.Error("reload refused, nothing changed", "by", by, "error", err)
+		return &control.LastReload{At: time.Now(), Error: err.Error()}
 	}
-	d.log.Info("reloaded", "by", by, "file", result.Path, "changed", result.Changed)
+	log.Info("reloaded", "by", by, "file", result.Path, "changed", result.Changed)
 	for _, w := range result.Warnings {
-		d.log.Warn(w)
+		log.Warn(w)
 	}
-	return reloadAnswer{result: result}
+	return &control.LastReload{At: time.Now()}
+}
+
+// refusedReload is what status says of a reload that was refused.
+func refusedReload(r *control.LastReload) []control.Degradation {
+	if r == nil || r.Error == "" {
+		return nil
+	}
+	return []control.Degradation{{What: "the last reload was refused: " + r.Error, Remedy: "correct the file and reload again: `sluice reload`"}}
+}
+
+// restartKeys refuses a file that changes what a running daemon cannot.
+func restartKeys(path string, old, new *config.Config) error {
+	keys := needRestart(old, new)
+	if len(keys) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %s cannot change while running: `systemctl restart sluice`; nothing was changed", path, strings.Join(keys, ", "))
 }
 
 // tryReload changes nothing until all that can be refused was not.
@@ -67,9 +89,8 @@ func (d *Daemon) tryReload() (control.ReloadResult, error) {
 	if err != nil {
 		return control.ReloadResult{}, err
 	}
-	if keys := needRestart(d.config, c); len(keys) > 0 {
-		return control.ReloadResult{}, fmt.Errorf("%s: %s cannot change while running: `systemctl restart sluice`; nothing was changed",
-			path, strings.Join(keys, ", "))
+	if err := restartKeys(path, d.config, c); err != nil {
+		return control.ReloadResult{}, err
 	}
 	pol, err := policy(c)
 	if err != nil {
