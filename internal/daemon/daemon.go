@@ -46,7 +46,8 @@ type Daemon struct {
 	view  view        // what status shows of the control goroutine's state
 	links []linkState // of the listed interfaces
 
-	shadows []control.Degradation // forwarded ports that the host uses, too
+	shadows     []control.Degradation // forwarded ports that the host uses, too
+	portsUnread string                // why the host's ports could not be read last; "" where they could
 
 	// sockets is held for reading while status looks at the workers' sockets
 	// and their rings, and for writing while those are closed and opened.
@@ -345,9 +346,13 @@ func (d *Daemon) resolveNeighbours(ctx context.Context) {
 func (d *Daemon) reserveHostPorts() {
 	ports, err := d.mirror.HostPorts()
 	if err != nil {
-		d.log.Warn("the host's ports could not be read; NAT may choose one that a local socket uses", "error", err)
+		if d.portsUnread != err.Error() { // once, and not every second
+			d.portsUnread = err.Error()
+			d.log.Warn("the host's ports could not be read; NAT may choose one that a local socket uses", "error", err)
+		}
 		return
 	}
+	d.portsUnread = ""
 	d.shadows = nil
 	for addr, x := range d.externals {
 		at := ports.At(addr)

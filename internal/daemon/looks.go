@@ -98,9 +98,15 @@ func (d *Daemon) beginLook(ctx context.Context, kind, filter string, x *looker) 
 		}
 	}
 	d.serveLooks()
+	// Packets hold what users say to each other: who looked at them is on record.
+	d.log.Info(kind+" begins", "filter", filter, "by", x.Peer)
+	var once sync.Once
 	return func() {
-		d.looks.end(x)
-		d.serveLooks()
+		once.Do(func() {
+			d.looks.end(x)
+			d.serveLooks()
+			d.log.Info(kind+" ends", "by", x.Peer, "after", time.Since(x.Since).Round(time.Millisecond))
+		})
 	}, nil
 }
 

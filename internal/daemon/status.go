@@ -203,7 +203,7 @@ func (d *Daemon) steeringStatus(s *control.Status, v viewCopy) {
 	s.Steering.Pinned, s.Steering.Path = d.plane.steering.Pinned()
 	counters, err := d.plane.steering.Counters()
 	if err != nil {
-		d.log.Warn("steering counters", "error", err)
+		d.log.Warn("the steering program's counters could not be read", "error", err)
 	}
 	for _, c := range counters {
 		s.Steering.Counters = append(s.Steering.Counters, control.Counter{Name: c.Name, Packets: c.Packets})
@@ -240,7 +240,7 @@ func (d *Daemon) bypassed(v *viewCopy) []string {
 	}
 	rules, err := bypass.Rules(names)
 	if err != nil {
-		d.log.Warn("rules that steered packets bypass", "error", err)
+		d.log.Warn("the rules that steered packets bypass could not be read", "error", err)
 	}
 	return rules
 }

@@ -76,7 +76,8 @@ func TestPackageInstall(t *testing.T) {
 	root := cleanRoot(t)
 	run(t, "cp", filepath.Join(dir, "sluice-"+version+"-linux-"+runtime.GOARCH+".deb"), filepath.Join(root, "root/sluice.deb"))
 	before := run(t, "find", root+"/etc", root+"/usr", root+"/lib/systemd", "-newermt", "2000-01-01", "-name", "*sluice*")
-	run(t, "chroot", root, "dpkg", "-i", "/root/sluice.deb")
+	apt := func(script string) { run(t, "chroot", root, "bash", "-c", script) }
+	apt("apt install -y --no-install-recommends /root/sluice.deb")
 	if out := run(t, "chroot", root, "sluice", "check"); !strings.Contains(out, "/etc/sluice/sluice.yaml: ok") {
 		t.Errorf("the configuration that is installed: %s", out)
 	}
@@ -94,13 +95,24 @@ func TestPackageInstall(t *testing.T) {
 	if err := os.WriteFile(config, []byte("# mine\n"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "chroot", root, "dpkg", "-r", "sluice")
+	apt("apt remove -y sluice")
 	if text, err := os.ReadFile(config); err != nil || string(text) != "# mine\n" {
 		t.Errorf("the operator's configuration: %q, %v", text, err)
 	}
-	run(t, "chroot", root, "dpkg", "-P", "sluice")
+	apt("apt purge -y sluice")
 	after := run(t, "find", root+"/etc", root+"/usr", root+"/lib/systemd", "-newermt", "2000-01-01", "-name", "*sluice*")
 	if after != before {
 		t.Errorf("left behind:\n%s", after)
 	}
+}
+
+// TestPackageTarball: what is in the tarball runs from where it is unpacked.
+func TestPackageTarball(t *testing.T) {
+	dir, version := packages(t)
+	to, name := t.TempDir(), "sluice-"+version+"-linux-"+runtime.GOARCH
+	run(t, "tar", "xzf", filepath.Join(dir, name+".tar.gz"), "-C", to)
+	if out := run(t, filepath.Join(to, name, "bin/sluice"), "version"); !strings.Contains(out, version) {
+		t.Errorf("version %s: %s", version, out)
+	}
+	run(t, filepath.Join(to, name, "bin/sluice"), "check", "--config", filepath.Join(to, name, "etc/sluice/sluice.yaml"))
 }

@@ -115,10 +115,19 @@ mkfifo /root/ask /root/told
 setsid ip netns exec out perl /root/server.pl >/dev/null 2>&1 </dev/null &
 `
 
+// config masquerades, balances the server behind a service's address, and is an
+// agent for another gateway, so that the unit's limits are held to all of it.
 const config = `interfaces:
   - {name: in0, role: inside}
   - {name: out0, role: outside}
 masquerade: {sources: [10.9.0.0/24]}
+services:
+  - name: echo
+    address: 198.51.100.10
+    port: 7
+    health-check: {type: tcp, interval: 1s, timeout: 1s}
+    backends: [{address: 192.0.2.2, port: 7}]
+dsr-agent: {interfaces: [out0], reply-interfaces: [out0], trusted-gateways: [192.0.2.2], services: [198.51.100.20]}
 `
 
 // ask sends a line over the client's connection, and returns whom the server sees.
@@ -137,7 +146,7 @@ func TestSystemd(t *testing.T) {
 	run(t, "cp", filepath.Join(dir, "sluice-"+version+"-linux-"+runtime.GOARCH+".deb"), filepath.Join(root, "root/sluice.deb"))
 	m := boot(t, root)
 	m.must(network)
-	m.must("dpkg -i /root/sluice.deb")
+	m.must("apt install -y --no-install-recommends /root/sluice.deb")
 	if out, _ := m.try("systemctl is-active sluice"); !strings.Contains(out, "inactive") {
 		t.Fatalf("the installation started it: %s", out)
 	}
@@ -149,13 +158,28 @@ func TestSystemd(t *testing.T) {
 	}
 	t.Log(m.must("systemd-analyze security sluice --no-pager | tail -1"))
 
+	t.Run("services and agent", func(t *testing.T) {
+		m.await("the probe of a backend", 20*time.Second, func() bool {
+			out, _ := m.try("sluice services show echo -o json")
+			return strings.Contains(out, `"selectable":1`) && strings.Contains(out, `"health":{`)
+		})
+		// By the service's address the server sees the gateway.
+		if out := m.must("ip netns exec in bash -c 'exec 3<>/dev/tcp/198.51.100.10/7; echo hello >&3; head -n1 <&3'"); !strings.HasPrefix(out, "192.0.2.1:") {
+			t.Errorf("by the service the server sees %q", out)
+		}
+		if out := m.must("sluice status -o json"); !strings.Contains(out, `"dsr_agent":{`) {
+			t.Errorf("status has no agent: %s", out)
+		}
+		m.must("ls -d /sys/fs/bpf/sluice/*/*agent* || ls -R /sys/fs/bpf/sluice >&2")
+	})
+
 	t.Run("reload", func(t *testing.T) {
 		m.must("systemctl reload sluice")
 		m.must("echo 'nonsense: 1' >>/etc/sluice/sluice.yaml")
 		if out, err := m.try("systemctl reload sluice"); err == nil {
 			t.Errorf("a file with a mistake is taken: %s", out)
 		}
-		if out, _ := m.try("sluice status"); !strings.Contains(out, "sluice.yaml:5: nonsense") {
+		if out, _ := m.try("sluice status"); !strings.Contains(out, "sluice.yaml:12: nonsense") {
 			t.Errorf("status does not name it:\n%s", out)
 		}
 		m.must("sed -i '$d' /etc/sluice/sluice.yaml && systemctl reload sluice && sluice status")
@@ -206,7 +230,8 @@ func TestSystemd(t *testing.T) {
 		same(t)
 	})
 	t.Run("removal", func(t *testing.T) {
-		m.must("dpkg -P sluice")
+		m.must("systemctl disable --now sluice && systemctl enable --now sluice && sluice status")
+		m.must("apt remove -y sluice && test -e /etc/sluice/sluice.yaml && apt purge -y sluice")
 		if out, _ := m.try("ip link show in0 | grep xdp; ls -d /run/sluice /dev/shm/sluice /sys/fs/bpf/sluice /etc/sluice 2>/dev/null"); out != "" {
 			t.Errorf("left behind:\n%s", out)
 		}

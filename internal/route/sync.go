@@ -84,7 +84,7 @@ func (m *Mirror) readLinks() error {
 	for port := range links {
 		was, is := m.links[port], links[port]
 		if was.index != is.index {
-			m.log.Info("interface", "name", m.cfg.Interfaces[port], "index", is.index, "was", was.index)
+			m.log.Debug("interface", "name", m.cfg.Interfaces[port], "index", is.index, "was", was.index)
 			// The entries of another index are another link's, and those of
 			// this one were not kept while it was not listed.
 			m.dirty |= addressTable | neighbourTable
