@@ -74,7 +74,7 @@ var tools = strings.Fields("apt apt-get bpftool conntrack curl devlink dnf dpkg 
 
 var (
 	toolSpan  = regexp.MustCompile("`(?:sudo )?((?:" + strings.Join(tools, "|") + ") [^`]+)`")
-	blockLine = regexp.MustCompile(`^(?: {4,8}|\t)(?:\$ |sudo )*([a-z][a-z0-9.-]*)(?: +(\S+))?`)
+	blockLine = regexp.MustCompile(`^(?: {4,8}|\t)(?:\$ |sudo )*([a-z][a-z0-9.-]*)(?: +([^\s\d]\S*))?`)
 )
 
 // isCommand reports whether a line of a block begins as one of another program.
