@@ -97,17 +97,13 @@ func (a *Ahead) Port(x *External, proto uint8, port uint16) {
 // Tuple puts on the list where one of a flow's tuples is looked for and inserted.
 func (a *Ahead) Tuple(k Tuple) { a.bucket(k.key()) }
 
-// Free puts on the list the records that the next n flows and their mappings will
-// be made of.
+// Free puts on the list the records that a flow and its mapping will be made of when
+// n others have begun.
 func (a *Ahead) Free(n int) {
-	t := a.w.table
-	for _, id := range a.w.flows.next(n) {
-		a.add(unsafe.Pointer(&t.flows[id]))
-		a.add(unsafe.Pointer(&t.flows[id].status))
-	}
-	for _, id := range a.w.mappings.next(n) {
-		a.add(unsafe.Pointer(&t.mappings[id]))
-	}
+	f := &a.w.table.flows[a.w.flows.after(n)]
+	a.add(unsafe.Pointer(f))
+	a.add(unsafe.Pointer(&f.status))
+	a.add(unsafe.Pointer(&a.w.table.mappings[a.w.mappings.after(n)]))
 }
 
 // Send sends for what is on the list, and empties it.

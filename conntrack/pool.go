@@ -111,12 +111,20 @@ func (s *stash) take() uint32 {
 	return s.ids[s.n]
 }
 
-// next returns up to n ids of those that take will return next.
-func (s *stash) next(n int) []uint32 {
-	if s.n < n && s.n < s.pool.batch {
-		s.n += s.pool.pop(s.ids[s.n:s.pool.batch])
+// after returns the id that take will most likely return after n others, or 0.
+func (s *stash) after(n int) uint32 {
+	if s.n <= n && s.n < s.pool.batch {
+		// To the other end: those that were looked at come first.
+		var more [stashSize]uint32
+		got := s.pool.pop(more[:s.pool.batch-s.n])
+		copy(s.ids[got:], s.ids[:s.n])
+		copy(s.ids[:], more[:got])
+		s.n += got
 	}
-	return s.ids[max(s.n-n, 0):s.n]
+	if s.n <= n {
+		return 0
+	}
+	return s.ids[s.n-1-n]
 }
 
 // untake gives back an id that take returned and that nobody else has seen.

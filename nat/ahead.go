@@ -18,12 +18,7 @@ func (a *Allocator) Ahead(list *conntrack.Ahead, w *conntrack.Worker, pool *Pool
 	if pool == nil || len(pool.externals) == 0 {
 		return Hint{}
 	}
-	x := pool.externals[0]
-	if len(pool.externals) > 1 {
-		if x = pool.at(w.PairedWith(key.Src)); x == nil {
-			x = pool.External(key.Src)
-		}
-	}
+	x := a.guess(w, pool, key.Src)
 	c := a.likely(key, x)
 	list.Mapping(&c)
 	list.Port(x, key.Proto, key.SrcPort)
@@ -48,6 +43,29 @@ func (a *Allocator) AheadPort(list *conntrack.Ahead, w *conntrack.Worker, h *Hin
 	reply := target.Reverse()
 	reply.Dst, reply.DstPort = h.external.Address(), c.Port
 	list.Tuple(reply)
+}
+
+// guess is the external address that a source most likely gets of a pool. The last
+// one is kept, since a host often begins several flows; it may have changed.
+func (a *Allocator) guess(w *conntrack.Worker, pool *Pool, src uint32) *conntrack.External {
+	if len(pool.externals) == 1 {
+		return pool.externals[0]
+	}
+	if g := &a.guessed; g.pool != pool || g.src != src {
+		x := pool.at(w.PairedWith(src))
+		if x == nil {
+			x = pool.External(src)
+		}
+		*g = guess{pool, src, x}
+	}
+	return a.guessed.external
+}
+
+// guess is an answer of Allocator.guess.
+type guess struct {
+	pool     *Pool
+	src      uint32
+	external *conntrack.External
 }
 
 // likely is the claim by which MapFlow looks for a flow's mapping.

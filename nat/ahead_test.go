@@ -17,7 +17,7 @@ func (b *bench) foresee(pool *Pool, key *conntrack.Tuple) Hint {
 	list.SourceRecord(key.Src)
 	h := b.allocs[0].Ahead(list, b.workers[0], pool, key)
 	b.allocs[0].AheadPort(list, b.workers[0], &h, key, key, now)
-	list.Free(1)
+	list.Free(0)
 	list.Send()
 	return h
 }

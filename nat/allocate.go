@@ -48,6 +48,7 @@ type Allocator struct {
 	behaviour Behaviour
 	random    rand.ChaCha8
 	allowed   int // ports that may be looked at for sharing: see Allow
+	guessed   guess
 	counts    AllocatorCounters
 }
 

@@ -18,7 +18,7 @@ type ahead struct {
 }
 
 // decideAhead makes the decisions of a burst that the packets before cannot change,
-// and sends for the records of the sources that are to be translated.
+// and sends for what the first flows need to begin.
 func (w *Worker) decideAhead(keys int) {
 	a, list := &w.ahead, w.flows.Ahead()
 	for k := range keys {
@@ -29,60 +29,74 @@ func (w *Worker) decideAhead(keys int) {
 		*d = Decision{now: w.now}
 		if w.snapshot.decideByRoutes(d, w.table, w.in, &w.packets[w.index[k]], w.lookup.Keys[k]) {
 			a.decided |= 1 << k
-			list.Source(w.lookup.Keys[k].Src)
 		}
 	}
-	list.Send()
-	for left := a.decided; left != 0; left &= left - 1 {
-		list.SourceRecord(w.lookup.Keys[bits.TrailingZeros64(left)].Src)
+	w.aheadSources(list, false)
+	w.aheadSources(list, true)
+	for k := range 2 * conntrack.Stride {
+		w.aheadMapping(list, k)
 	}
 	list.Send()
-	w.aheadMappings(list, 0)
+	for k := range conntrack.Stride {
+		w.aheadFlow(list, k)
+	}
 	list.Send()
-	w.sendAhead(0)
 }
 
-// sendAhead sends for the memory that the flows of the stride of lookup slots that
-// begins at `at` will need to begin. The stride after it is prepared: which port a
-// flow gets can be foreseen when it is known which ones are free.
-func (w *Worker) sendAhead(at int) {
+// aheadSources sends for where the sources of new flows are found, or for what is
+// found there.
+func (w *Worker) aheadSources(list *conntrack.Ahead, records bool) {
+	last := uint32(0) // a host often has several
+	for left := w.ahead.decided; left != 0; left &= left - 1 {
+		src := w.lookup.Keys[bits.TrailingZeros64(left)].Src
+		switch {
+		case src == last:
+		case records:
+			list.SourceRecord(src)
+		default:
+			list.Source(src)
+		}
+		last = src
+	}
+	list.Send()
+}
+
+// sendAhead sends for what flows that come after lookup slot k will need: which
+// port one gets, and so where its reply is entered, can be foreseen when it is
+// known which ones are free. A few lines for each packet, since the processor waits
+// with the next when it has sent for a few dozen.
+func (w *Worker) sendAhead(k int) {
 	list := w.flows.Ahead()
-	w.aheadMappings(list, at+conntrack.Stride)
-	w.aheadFlows(list, at)
+	w.aheadMapping(list, k+2*conntrack.Stride)
+	w.aheadFlow(list, k+conntrack.Stride)
 	list.Send()
 }
 
-// stride are the bits of the stride of lookup slots that begins at `at` for which
-// flows were decided on.
-func (a *ahead) stride(at int) uint64 {
-	return a.decided >> at & (1<<conntrack.Stride - 1) << at
-}
-
-// aheadMappings lists what has to be known of the mappings of a stride.
-func (w *Worker) aheadMappings(list *conntrack.Ahead, at int) {
-	for left := w.ahead.stride(at); left != 0; left &= left - 1 {
-		k := bits.TrailingZeros64(left)
-		if d := &w.ahead.decision[k]; d.maps() {
-			d.hint = w.alloc.Ahead(list, w.flows, w.snapshot.Pools[d.Hop.Port], &w.lookup.Keys[k])
-		}
+// aheadMapping lists what has to be known of the mapping of lookup slot k's flow.
+func (w *Worker) aheadMapping(list *conntrack.Ahead, k int) {
+	if w.ahead.decided>>k&1 == 0 {
+		return
+	}
+	if d := &w.ahead.decision[k]; d.maps() {
+		d.hint = w.alloc.Ahead(list, w.flows, w.snapshot.Pools[d.Hop.Port], &w.lookup.Keys[k])
 	}
 }
 
-// aheadFlows lists what the flows of a stride need, whose mappings were foreseen.
-func (w *Worker) aheadFlows(list *conntrack.Ahead, at int) {
-	n := 0
-	for left := w.ahead.stride(at); left != 0; left &= left - 1 {
-		k := bits.TrailingZeros64(left)
-		switch d := &w.ahead.decision[k]; {
-		case d.maps():
-			w.alloc.AheadPort(list, w.flows, &d.hint, &w.lookup.Keys[k], &d.Target, w.now)
-			n++
-		case d.Reason == verdict.None:
-			list.Tuple(d.Target.Reverse())
-			n++
-		}
+// aheadFlow lists what the flow of lookup slot k needs, whose mapping was foreseen.
+func (w *Worker) aheadFlow(list *conntrack.Ahead, k int) {
+	if w.ahead.decided>>k&1 == 0 {
+		return
 	}
-	list.Free(n)
+	switch d := &w.ahead.decision[k]; {
+	case d.Reason != verdict.None:
+		return
+	case d.maps():
+		w.alloc.AheadPort(list, w.flows, &d.hint, &w.lookup.Keys[k], &d.Target, w.now)
+	default:
+		list.Tuple(d.Target.Reverse())
+	}
+	between := w.ahead.decided & (1<<k - 1) >> max(k-conntrack.Stride, 0)
+	list.Free(bits.OnesCount64(between))
 }
 
 // maps reports whether a flow begins whose source has an external port.

@@ -34,12 +34,11 @@ func (w *Worker) pass(in fib.PortID, n int) {
 		w.decideAhead(keys)
 	}
 	for k, to := 0, 0; k < keys; {
-		to = w.flows.Settle(&w.lookup, k)
-		if w.ahead.decided>>to != 0 {
-			w.sendAhead(to)
-		}
 		// What the next packets need is under way meanwhile.
-		for ; k < to; k++ {
+		for to = w.flows.Settle(&w.lookup, k); k < to; k++ {
+			if w.ahead.decided>>k != 0 {
+				w.sendAhead(k)
+			}
 			w.decide(k)
 		}
 	}
