@@ -161,8 +161,8 @@ inline bool begin(struct __sk_buff *skb, const struct view *v, const struct flow
 		count(HANDING_OVER);
 		return false;
 	}
-	if (bpf_map_update_elem(&flows, key, &fresh, BPF_ANY) ||
-	    bpf_map_update_elem(&backends, &key->backend, &at, BPF_ANY)) {
+	if (bpf_map_update_elem(&backends, &key->backend, &at, BPF_ANY) ||
+	    bpf_map_update_elem(&flows, key, &fresh, BPF_ANY)) {
 		count(TABLE_FULL);
 		return false;
 	}
