@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -245,6 +246,24 @@ func (r *rig) tapOn(n *lab.Namespace, name string) *tap {
 		p.mu.Unlock()
 	})
 	return p
+}
+
+// settle waits until a tap of the client's has kept all that the node sent it by an
+// interface before.
+func (r *rig) settle(p *tap, name string) {
+	r.t.Helper()
+	fd, err := packetSocket(r.node, name)
+	r.must(err)
+	defer unix.Close(fd)
+	// To all, of the type for experiments, and with a number of its own.
+	mark := binary.BigEndian.AppendUint64([]byte{255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 7, 0x88, 0xb5}, uint64(time.Now().UnixNano()))
+	_, err = unix.Write(fd, append(mark, make([]byte, 46)...))
+	r.must(err)
+	r.await("the tap", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return slices.ContainsFunc(p.frames, func(f []byte) bool { return bytes.HasPrefix(f, mark) })
+	})
 }
 
 // find returns the packets that f chooses.

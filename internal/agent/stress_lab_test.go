@@ -95,6 +95,7 @@ func TestRestartUnderTraffic(t *testing.T) {
 	}
 	stop.Store(true)
 	clients.Wait()
+	r.settle(r.toClient, "eth0")
 	if n := r.toClient.from(nodeAddress); n > 0 {
 		t.Errorf("%d of the packets to the client had the backend's address", n)
 	}
@@ -112,6 +113,11 @@ func TestInterfaceComesBack(t *testing.T) {
 	c, err := r.connect(clientAddress+":0", vipDefault, patience)
 	r.must(err)
 	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	_, err = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: web\r\n\r\n")
+	r.must(err)
+	_, err = c.Read(make([]byte, 4096)) // so that the server has the handshake's end
+	r.must(err)
 
 	link, err := r.node.Netlink().LinkByName("eth0")
 	r.must(err)
@@ -127,7 +133,7 @@ func TestInterfaceComesBack(t *testing.T) {
 	r.await("the new one to be attached", func() bool { return len(a.Status().Missing) == 0 })
 
 	_ = c.SetDeadline(time.Now().Add(patience))
-	_, err = fmt.Fprintf(c, "GET /bytes/60000 HTTP/1.0\r\n\r\n")
+	_, err = fmt.Fprintf(c, "GET /bytes/60000 HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")
 	r.must(err)
 	if n, err := io.Copy(io.Discard, c); err != nil || n < 60000 {
 		t.Errorf("the connection from before: %d bytes, %v", n, err)
