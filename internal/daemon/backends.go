@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"time"
@@ -82,7 +83,11 @@ func (d *Daemon) backendChanged(change health.Change) {
 	k := backendKey{change.Target.Service, change.Target.Address}
 	state := d.balancer.states[k]
 	state.dead = !change.Healthy
-	d.log.Info("backend changed", "service", k.service, "backend", k.at, "healthy", change.Healthy, "reason", change.Reason)
+	level := slog.LevelInfo
+	if state.dead {
+		level = slog.LevelWarn
+	}
+	d.log.Log(context.Background(), level, "backend changed", "service", k.service, "backend", k.at, "healthy", change.Healthy, "reason", change.Reason)
 	if err := d.setStates(map[backendKey]backendState{k: state}); err != nil {
 		d.log.Error("a backend changed, and could not be followed", "error", err)
 	}

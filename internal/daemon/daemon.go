@@ -196,7 +196,7 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	d.reserveHostPorts()
 	took.done("snapshot")
 	for _, nic := range d.plane.nics {
-		d.links = append(d.links, linkState{serving: nic.Ifindex})
+		d.links = append(d.links, linkState{serving: nic.Ifindex, up: true})
 	}
 	d.refresh()
 	defer took.done("attach")

@@ -26,7 +26,8 @@ const (
 
 // linkState is what the control goroutine knows of a listed interface.
 type linkState struct {
-	serving int // ifindex of the device that the workers have sockets on; 0: none
+	serving int  // ifindex of the device that the workers have sockets on; 0: none
+	up      bool // its link was, when last looked at
 	problem error
 	undone  control.Degradation // what another process did to its steering program
 
@@ -49,11 +50,24 @@ func (d *Daemon) followLinks(now time.Time) {
 		l := &d.links[i]
 		iface := d.routes.Interface(fib.PortID(i))
 		is := device{int(iface.Ifindex), iface.MTU, iface.Up}
+		d.tellLink(l, iface.Name, is)
 		failed := l.serving != 0 && d.plane.failure(i) != nil
 		if is.ifindex == l.serving && l.problem == nil && !failed || is == l.tried && now.Before(l.retryAt) {
 			continue
 		}
 		d.follow(l, i, is, now)
+	}
+}
+
+// tellLink logs that the link of the device in service went down or came up.
+func (d *Daemon) tellLink(l *linkState, name string, is device) {
+	if l.serving == 0 || is.ifindex != l.serving || is.up == l.up {
+		return
+	}
+	if l.up = is.up; is.up {
+		d.log.Info("link is up", "interface", name)
+	} else {
+		d.log.Warn("link is down: what leaves by it is dropped", "interface", name)
 	}
 }
 
@@ -81,12 +95,12 @@ func (d *Daemon) follow(l *linkState, i int, is device, now time.Time) {
 	if err := d.plane.movePort(i, name); err != nil {
 		if l.tried != is {
 			l.wait = linkRetry
-			d.log.Error("interface cannot be used yet", "error", err)
+			d.log.Warn("interface cannot be used yet, it is tried again", "error", err)
 		}
 		l.problem, l.tried, l.retryAt, l.wait = err, is, now.Add(l.wait), min(2*l.wait, linkRetryMax)
 		return
 	}
-	*l = linkState{serving: is.ifindex}
+	*l = linkState{serving: is.ifindex, up: is.up}
 	if failed != nil {
 		l.tried, l.retryAt = is, now.Add(linkRetry) // should it fail again at once
 	}

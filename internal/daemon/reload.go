@@ -59,8 +59,10 @@ func tellReload(log *slog.Logger, by string, result *control.ReloadResult, err e
 		return &control.LastReload{At: time.Now(), Error: err.Error()}
 	}
 	log.Info("reloaded", "by", by, "file", result.Path, "changed", result.Changed)
-	for _, w := range result.Warnings {
-		log.Warn(w)
+	if result.Changed { // else they were logged when it came into force
+		for _, w := range result.Warnings {
+			log.Warn(w)
+		}
 	}
 	return &control.LastReload{At: time.Now()}
 }
