@@ -136,6 +136,21 @@ func (m *machine) ask() string {
 	return m.must("echo hello >/root/ask; timeout 20 head -n1 /root/told")
 }
 
+// well waits until nothing is degraded: at first the agent's gateway has not answered
+// ARP, and no probe a backend.
+func (m *machine) well() {
+	m.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		out, err := m.try("sluice status")
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			m.Fatalf("not well within 30 s:\n%s", out)
+		}
+	}
+}
+
 // pid is the service's main process.
 func (m *machine) pid() string { return m.must("systemctl show -p MainPID --value sluice") }
 
@@ -150,7 +165,8 @@ func TestSystemd(t *testing.T) {
 	if out, _ := m.try("systemctl is-active sluice"); !strings.Contains(out, "inactive") {
 		t.Fatalf("the installation started it: %s", out)
 	}
-	m.must("cat >/etc/sluice/sluice.yaml <<'Y'\n" + config + "Y\nsystemctl enable --now sluice && sluice status")
+	m.must("cat >/etc/sluice/sluice.yaml <<'Y'\n" + config + "Y\nsystemctl enable --now sluice")
+	m.well()
 	m.must("setsid ip netns exec in bash /root/client.sh >/dev/null 2>&1 </dev/null & true")
 	seen := m.ask()
 	if !strings.HasPrefix(seen, "192.0.2.1:") {
@@ -182,7 +198,8 @@ func TestSystemd(t *testing.T) {
 		if out, _ := m.try("sluice status"); !strings.Contains(out, "sluice.yaml:12: nonsense") {
 			t.Errorf("status does not name it:\n%s", out)
 		}
-		m.must("sed -i '$d' /etc/sluice/sluice.yaml && systemctl reload sluice && sluice status")
+		m.must("sed -i '$d' /etc/sluice/sluice.yaml && systemctl reload sluice")
+		m.well()
 	})
 	same := func(t *testing.T) {
 		t.Helper()
@@ -230,7 +247,8 @@ func TestSystemd(t *testing.T) {
 		same(t)
 	})
 	t.Run("removal", func(t *testing.T) {
-		m.must("systemctl disable --now sluice && systemctl enable --now sluice && sluice status")
+		m.must("systemctl disable --now sluice && systemctl enable --now sluice")
+		m.well()
 		m.must("apt remove -y sluice && test -e /etc/sluice/sluice.yaml && apt purge -y sluice")
 		if out, _ := m.try("ip link show in0 | grep xdp; ls -d /run/sluice /dev/shm/sluice /sys/fs/bpf/sluice /etc/sluice 2>/dev/null"); out != "" {
 			t.Errorf("left behind:\n%s", out)
