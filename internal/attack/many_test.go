@@ -154,7 +154,7 @@ func TestTenThousandConnections(t *testing.T) {
 	case n < connections:
 		t.Logf("%d connections only: raise the limit of open files (ulimit -Hn)", n)
 	}
-	r := newRig(t)
+	r := newRig(t, 65536)
 	r.serveMany()
 	m := r.openMany(n)
 	r.talk(m)

@@ -62,7 +62,7 @@ type rig struct {
 	daemon *exec.Cmd
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T, maxFlows int) *rig {
 	t.Helper()
 	lab.RequireRoot(t)
 	dir := t.TempDir()
@@ -73,8 +73,8 @@ func newRig(t *testing.T) *rig {
 	socket := filepath.Join(dir, "control.sock")
 	r := &rig{T: t, Topology: lab.Start(t, lab.Options{}), client: control.NewClient(socket)}
 	text := strings.Replace(lab.Config(socket), "masquerade:\n", fmt.Sprintf("masquerade:\n  max-flows-per-source: %d\n", sourceLimit), 1)
-	text += fmt.Sprintf("conntrack: {max-flows: 65536}\nport-forwards:\n  - {external: auto:8080, to: %s:80}\n  - {external: %s, to: %s}\n",
-		lab.Client1Address, oneToOne, lab.Client2Address)
+	text += fmt.Sprintf("conntrack: {max-flows: %d}\nport-forwards:\n  - {external: auto:8080, to: %s:80}\n  - {external: %s, to: %s}\n",
+		maxFlows, lab.Client1Address, oneToOne, lab.Client2Address)
 	config := filepath.Join(dir, "sluice.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
