@@ -207,3 +207,22 @@ func TestDecodeSocket(t *testing.T) {
 		t.Error("a message that is cut short has a socket")
 	}
 }
+
+// FuzzDevice: no link message makes decodeDevice read beyond it, or say more than a
+// device can speak.
+func FuzzDevice(f *testing.F) {
+	f.Add(linkMessage("t0", "gre", syscall.IFF_UP, attribute{nl.IFLA_GRE_LOCAL, word(host)}, attribute{nl.IFLA_GRE_REMOTE, word(peer)}))
+	f.Add(linkMessage("t0", "sit", syscall.IFF_UP, attribute{nl.IFLA_IPTUN_PROTO, []byte{0}}))
+	f.Add(linkMessage("t0", "vti", syscall.IFF_UP, attribute{nl.IFLA_VTI_REMOTE, word(peer)}))
+	f.Fuzz(func(t *testing.T, msg []byte) {
+		peers := decodeDevice(msg)
+		if len(peers) > 3 {
+			t.Errorf("%d peers: %v", len(peers), peers)
+		}
+		for _, p := range peers {
+			if p.Proto == 0 || p.Peer>>28 == 0xe || !strings.Contains(p.By, " device ") {
+				t.Errorf("%+v", p)
+			}
+		}
+	})
+}
