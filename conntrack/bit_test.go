@@ -1,9 +1,12 @@
 package conntrack
 
 import (
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"unsafe"
 
 	"sluice/internal/packet"
 )
@@ -47,5 +50,49 @@ func TestFreeClearsBitFirst(t *testing.T) {
 	watching.Wait()
 	if seen.Load() == 0 {
 		t.Error("nobody looked")
+	}
+}
+
+// TestBitGoesBeforePort is the same at one moment: the bits' memory cannot be
+// touched, so that to free the port stops where its bit is cleared. The port must not
+// be free by then.
+func TestBitGoesBeforePort(t *testing.T) {
+	const port, id = 5000, 7
+	memory, err := syscall.Mmap(-1, 0, HeldWords*8, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Munmap(memory); err != nil {
+			t.Error(err)
+		}
+	}()
+	// A mapping begins with a page, which is aligned for words.
+	x := NewExternal(external, unsafe.Slice((*uint64)(unsafe.Pointer(unsafe.SliceData(memory))), HeldWords))
+	space, _ := portSpace(packet.ProtoUDP)
+	if !x.claim(space, port, id) {
+		t.Fatal("the port is not to be had")
+	}
+	if err := syscall.Mprotect(memory, syscall.PROT_NONE); err != nil {
+		t.Fatal(err)
+	}
+	func() {
+		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+		defer func() {
+			if recover() == nil {
+				t.Error("the port was freed without its bit")
+			}
+		}()
+		x.free(space, port, id)
+	}()
+	if got := x.ports[space][port].Load(); got != id {
+		t.Errorf("the port has the mapping %d while its bit is not cleared yet, want %d", got, id)
+	}
+	if err := syscall.Mprotect(memory, syscall.PROT_READ|syscall.PROT_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	x.free(space, port, id)
+	if got := x.ports[space][port].Load(); got != 0 || x.held[space*portWords+port/64]&(1<<(port%64)) != 0 {
+		t.Errorf("freed, and the port has the mapping %d", got)
 	}
 }

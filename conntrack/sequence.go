@@ -25,6 +25,11 @@ import (
 // and to disbelieve a segment that the end accepts, the second one costs a
 // refresh, and the next segment that fits mends it.
 //
+// SACK is not read. Linux takes its right edge for the acknowledgement where that
+// lags behind its bound; here the bound reaches back by the largest window that was
+// ever offered, and no end has more than that under way without an
+// acknowledgement, however far SACK goes ahead of it.
+//
 // sent and acked of a direction are written by that direction's packets, with
 // plain stores: they only grow, and of two workers' concurrent ones either may
 // stay. The next segment mends that, too.

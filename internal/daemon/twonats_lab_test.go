@@ -82,7 +82,7 @@ func (n *twoNATs) behave(i int, kind natKind) {
 	}
 }
 
-// natKind is how a NAT maps and filters (RFC 4787 4.1, 5).
+// natKind is how a NAT maps and filters, in words of RFC 4787.
 type natKind struct{ mapping, filtering string }
 
 func (k natKind) independent() bool { return k.mapping == "endpoint-independent" }
@@ -90,7 +90,7 @@ func (k natKind) open() bool        { return k.filtering == "endpoint-independen
 func (k natKind) strict() bool      { return k.filtering == "address-and-port-dependent" }
 
 // meet says whether two clients meet who know of each other where the server sees
-// them, the first one sending first, and answer whom they hear (RFC 5128 3.3, 4.2):
+// them, the first one sending first, and answer whom they hear, as RFC 5128 has it:
 // between NATs of endpoint-independent mapping always; else one of them must let in
 // what comes from a port that it has not sent to.
 func meet(a, b natKind) bool {

@@ -55,7 +55,7 @@ var faults = []fault{
 	{"who cannot kill a rival does not look whether it won", "conntrack/insert.go",
 		"if v = slot.Load(); v&foundMask != want|slotLive || !t.holds(v, k) {", "if v = slot.Load(); v&foundMask != want|slotLive || t.holds(v, k) {", "conntrack.TestOneOfRivalsWins"},
 	{"a port's bit is cleared after the port is free", "conntrack/external.go",
-		"\tx.unhold(space, port)\n\tx.ports[space][port].CompareAndSwap(id, 0)\n", "\tx.ports[space][port].CompareAndSwap(id, 0)\n\tx.unhold(space, port)\n", "conntrack.TestFreeClearsBitFirst"},
+		"\tx.unhold(space, port)\n\tx.ports[space][port].CompareAndSwap(id, 0)\n", "\tx.ports[space][port].CompareAndSwap(id, 0)\n\tx.unhold(space, port)\n", "conntrack.TestBitGoesBeforePort"},
 	{"a mapping that ends stays in the index", "conntrack/mapping.go",
 		"\tif m.found() {\n\t\th := t.seed.hash(m.key())\n\t\tt.remove(", "\tif m.found() {\n\t\th := ^t.seed.hash(m.key())\n\t\tt.remove(", "conntrack.TestModel"},
 	{"the hash has no key", "conntrack/key.go",
