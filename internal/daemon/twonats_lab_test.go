@@ -31,11 +31,11 @@ func newTwoNATs(t *testing.T) *twoNATs {
 	lab.RequireRoot(t)
 	program := built(t, "")
 	l := newLabWith(t, program, lab.Options{}, func(config string) string { return config })
-	gateway, client, err := l.SecondGateway()
+	gateway, client, err := l.SecondSite()
 	if err != nil {
 		t.Fatal(err)
 	}
-	watch, err := lab.Watch(l.OutsideSwitch, lab.SecondPort, lab.SecondPolicy())
+	watch, err := lab.Watch(l.OutsideSwitch, lab.SitePort, lab.SitePolicy())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func (n *twoNATs) configure(i int, keys string) {
 	n.t.Helper()
 	text := lab.Config(filepath.Join(filepath.Dir(n.side(i).file), "control.sock"))
 	if i == 1 {
-		text = strings.ReplaceAll(text, lab.InsideNetwork, lab.SecondNetwork)
+		text = strings.ReplaceAll(text, lab.InsideNetwork, lab.SiteNetwork)
 	}
 	text = strings.Replace(text, "masquerade:\n", "masquerade:\n"+keys, 1)
 	if err := os.WriteFile(n.side(i).file, []byte(text), 0o600); err != nil {
@@ -151,7 +151,7 @@ func (n *twoNATs) punchThrough() bool {
 	n.t.Helper()
 	n.port++
 	var peers [2]peer
-	for i, at := range []string{lab.Client1Address, lab.SecondClient} {
+	for i, at := range []string{lab.Client1Address, lab.SiteClient} {
 		peers[i].UDPConn = n.udp(n.clients[i], fmt.Sprintf("%s:%d", at, n.port))
 	}
 	for i := range peers {
@@ -214,7 +214,7 @@ func (n *twoNATs) simultaneousOpen() {
 	}
 	defer listener.Close()
 	var local, seen [2]netip.AddrPort
-	for i, at := range []string{lab.Client1Address, lab.SecondClient} {
+	for i, at := range []string{lab.Client1Address, lab.SiteClient} {
 		local[i] = netip.AddrPortFrom(netip.MustParseAddr(at), uint16(n.port))
 		c, err := dialFrom(n.clients[i], local[i], listener.Addr().String())
 		if err != nil {
