@@ -1,6 +1,7 @@
 package packet
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
 	"net"
@@ -188,22 +189,30 @@ func TestChecksumAgainstGopacket(t *testing.T) {
 	}
 }
 
-// TestSumCarries drives the 64-bit sum to its carries, against the definition.
+// TestSumCarries drives the 64-bit sum to its carries, the last one too, against the
+// definition.
 func TestSumCarries(t *testing.T) {
+	for n := range 100 {
+		sums(t, bytes.Repeat([]byte{0xff}, n), 0xffffffff)
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		b := rapid.SliceOfN(rapid.SampledFrom([]byte{0, 1, 0x7f, 0x80, 0xfe, 0xff}), 0, 100).Draw(t, "b")
-		start := rapid.SampledFrom([]uint32{0, 1, 0xffff, 0x10000, 0xffffffff}).Draw(t, "start")
-		slow := uint64(start)
-		for i, v := range b {
-			slow += uint64(v) << (8 * ((i + 1) % 2))
-		}
-		for slow>>16 != 0 {
-			slow = slow>>16 + slow&0xffff
-		}
-		if got := Fold(Sum(b, start)); got != uint16(slow) {
-			t.Fatalf("Sum folds to %#x, the definition gives %#x", got, slow)
-		}
+		sums(t, b, rapid.SampledFrom([]uint32{0, 1, 0xffff, 0x10000, 0xffffffff}).Draw(t, "start"))
 	})
+}
+
+func sums(t rapid.TB, b []byte, start uint32) {
+	t.Helper()
+	slow := uint64(start)
+	for i, v := range b {
+		slow += uint64(v) << (8 * ((i + 1) % 2))
+	}
+	for slow>>16 != 0 {
+		slow = slow>>16 + slow&0xffff
+	}
+	if got := Fold(Sum(b, start)); got != uint16(slow) {
+		t.Fatalf("Sum folds to %#x, the definition gives %#x", got, slow)
+	}
 }
 
 // TestUpdate holds RFC 1624's incremental update against a full sum.
