@@ -72,7 +72,7 @@ func TestSACKUnderLoss(t *testing.T) {
 	const connections, size = 4, 1 << 20
 	data := bytes.Repeat([]byte("0123456789abcdef"), size/16)
 	var running sync.WaitGroup
-	errs := make(chan error, 4*connections)
+	var errs chan error
 	move := func(c net.Conn) {
 		if err := c.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
 			errs <- err
@@ -91,6 +91,7 @@ func TestSACKUnderLoss(t *testing.T) {
 			errs <- err
 		})
 	}
+	var ends []net.Conn
 	var external netip.AddrPort // of one of them
 	for range connections {
 		var c net.Conn
@@ -107,19 +108,23 @@ func TestSACKUnderLoss(t *testing.T) {
 		}
 		defer s.Close()
 		external = s.RemoteAddr().(*net.TCPAddr).AddrPort()
-		move(c)
-		move(s)
+		ends = append(ends, c, s)
 	}
-	running.Wait()
-	close(errs)
-	for err := range errs {
-		if err != nil {
-			t.Error(err)
+	// What is lost is a matter of chance: until both have recovered often enough.
+	for round := 1; l.kernelTCP(l.Client1, "TCPSackRecovery") < 5 || l.kernelTCP(l.Server1, "TCPSackRecovery") < 5; round++ {
+		if round > 50 {
+			t.Fatal("50 times 8 MB, and the kernels have hardly recovered by SACK: it proves nothing")
 		}
-	}
-	for _, host := range []*lab.Namespace{l.Client1, l.Server1} {
-		if recoveries, lost := l.kernelTCP(host, "TCPSackRecovery"), l.kernelTCP(host, "TCPFastRetrans"); recoveries < 5 || lost < 20 {
-			t.Errorf("%s recovered %d times by SACK, with %d retransmissions: it proves nothing", host.Name(), recoveries, lost)
+		errs = make(chan error, 2*len(ends))
+		for _, c := range ends {
+			move(c)
+		}
+		running.Wait()
+		close(errs)
+		for err := range errs {
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	// One that is forged comes last, so that when it is counted the others are.
