@@ -23,6 +23,7 @@ func writeRouter(w io.Writer, r *control.Router) {
 		control.Counter{Name: "TCP segments out of window, passed", Packets: r.TCPOutOfWindow},
 		control.Counter{Name: "TCP SYNs with a lowered MSS", Packets: r.MSSClamped},
 		control.Counter{Name: "unsolicited SYNs, answered after 6 s or never", Packets: r.SYNsHeld},
+		control.Counter{Name: "ARP of another station with an address of ours (address conflict)", Packets: r.AddressConflicts},
 		control.Counter{Name: "unanswered flows ended to make room (early-drop)", Packets: r.EarlyDrops})
 	t := newTable(w, right("PACKETS"), left("WHAT"))
 	t.indent = "  "

@@ -10,6 +10,7 @@ type Router struct {
 	MSSClamped        uint64    `json:"mss_clamped"`       // SYNs
 	EarlyDrops        uint64    `json:"early_drops"`       // flows that were never answered and made room
 	SYNsHeld          uint64    `json:"syns_held"`         // unsolicited, answered after 6 seconds
+	AddressConflicts  uint64    `json:"address_conflicts"` // ARP of other stations with an address of the gateway's as theirs
 
 	FragmentsFollowed   uint64 `json:"fragments_followed"`    // that came, of datagrams that may have to be translated
 	FragmentsHeld       uint64 `json:"fragments_held"`        // of them, those that waited for the first one

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sluice/internal/control"
@@ -31,6 +32,7 @@ type conflicts struct {
 	defended map[uint32]time.Time
 	defend   chan gateway.Neighbour // to the worker that announces
 	failed   bool
+	counted  atomic.Uint64 // messages; whoever asks for status reads it
 }
 
 // claim is how often a conflict was heard, and when it was heard last.
@@ -39,13 +41,13 @@ type claim struct {
 	last  time.Time
 }
 
-func newConflicts() conflicts {
-	return conflicts{heard: map[xdp.Conflict]claim{}, defended: map[uint32]time.Time{}, defend: make(chan gateway.Neighbour, 16)}
+func newConflicts() *conflicts {
+	return &conflicts{heard: map[xdp.Conflict]claim{}, defended: map[uint32]time.Time{}, defend: make(chan gateway.Neighbour, 16)}
 }
 
 // followConflicts looks at what the steering program heard since the last call.
 func (d *Daemon) followConflicts(now time.Time) {
-	c := &d.conflicts
+	c := d.conflicts
 	all, err := d.plane.steering.Conflicts()
 	if err != nil && !c.failed {
 		d.log.Warn("other stations with addresses of ours are not noticed", "error", err)
@@ -57,6 +59,10 @@ func (d *Daemon) followConflicts(now time.Time) {
 			continue
 		}
 		c.heard[k] = claim{times, now}
+		if times < before.times {
+			before.times = 0 // it was forgotten meanwhile
+		}
+		c.counted.Add(times - before.times)
 		if before.last.IsZero() || now.Sub(before.last) > conflictFor {
 			d.log.Warn("another station says that it has an address of this gateway", "address", fib.Addr(k.Address),
 				"mac", net.HardwareAddr(k.MAC[:]), "interface", d.config.Interfaces[k.Port].Name)
@@ -85,7 +91,7 @@ func (d *Daemon) conflicting(k xdp.Conflict) bool {
 // defend has an address announced where somebody else claimed it, unless that was
 // done a moment ago.
 func (d *Daemon) defend(k xdp.Conflict, now time.Time) {
-	c := &d.conflicts
+	c := d.conflicts
 	for addr, at := range c.defended {
 		if now.Sub(at) >= defendEvery {
 			delete(c.defended, addr)

@@ -61,7 +61,7 @@ type Daemon struct {
 	watching      flowWatch
 	watchdog      watchdog
 	metrics       *metrics.Listener
-	conflicts     conflicts
+	conflicts     *conflicts
 	dsrAgent      dsrAgent
 	backToCPUs    func() error // see shareCPUs; nil before
 
@@ -198,9 +198,9 @@ func (d *Daemon) build(c *config.Config, warnings []string) (err error) {
 	for _, nic := range d.plane.nics {
 		d.links = append(d.links, linkState{serving: nic.Ifindex, up: true})
 	}
+	d.conflicts = newConflicts()
 	d.refresh()
 	defer took.done("attach")
-	d.conflicts = newConflicts()
 	if err := d.plane.start(d.conflicts.defend); err != nil {
 		return err
 	}

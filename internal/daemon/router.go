@@ -25,6 +25,7 @@ func (d *Daemon) routerStatus(s *control.Status) {
 		r.EarlyDrops += c.EarlyDrops
 		r.SYNsHeld += c.SYNsHeld
 	}
+	r.AddressConflicts = d.conflicts.counted.Load()
 	for k := gateway.NoError + 1; k < gateway.ErrorKinds; k++ {
 		r.ICMPErrors = append(r.ICMPErrors, control.Counter{Name: k.String(), Packets: kinds[k]})
 	}

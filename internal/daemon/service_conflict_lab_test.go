@@ -65,6 +65,9 @@ func TestAddressConflictLab(t *testing.T) {
 	for _, host := range []string{"198.51.100.201", "198.51.100.202", "198.51.100.203"} {
 		_, _ = l.Server2.Exec("ping", "-c", "1", "-W", "1", "-I", labVIP, host) // nobody answers
 	}
+	if s, err := l.client.Status(t.Context()); err != nil || s.Router.AddressConflicts == 0 {
+		t.Errorf("%d counted, %v", s.Router.AddressConflicts, err)
+	}
 	announced := 0
 	gateway, err := l.Gateway.MAC(lab.OutsideNIC)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,6 +114,23 @@ control: {socket: %s}
 	}
 	if body, err := l.get(l.Server2, "/"); err != nil || !strings.HasSuffix(body, " served "+lab.Server2Address) {
 		t.Errorf("a new connection: %q, %v", body, err)
+	}
+
+	// The first one comes back to life, and both say that two announce the address.
+	l.signal(syscall.SIGCONT)
+	for name, x := range map[string]struct {
+		gateway *control.Client
+		rival   *lab.Namespace
+	}{"first": {l.client, second}, "second": {other, l.Gateway}} {
+		mac, err := x.rival.MAC(lab.OutsideNIC)
+		must(t, err)
+		l.await("the "+name+" gateway tells of the other", func() bool {
+			s, err := x.gateway.Status(t.Context())
+			must(t, err)
+			return slices.ContainsFunc(s.Degraded, func(d control.Degradation) bool {
+				return strings.HasPrefix(d.What, "address conflict") && strings.Contains(d.What, mac.String()) && strings.Contains(d.What, labVIP)
+			})
+		})
 	}
 }
 

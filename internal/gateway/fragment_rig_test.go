@@ -152,6 +152,15 @@ func (f from) udpPieces(t testing.TB, id uint16, size int) [][]byte {
 	return pieces(f.udp(t), id, size)
 }
 
+// summed is f with a payload of n bytes, or a few more, by which its UDP checksum is
+// not 0: gopacket writes that as it is, and it would stand for none (RFC 768).
+func (f from) summed(t testing.TB, n int) from {
+	for f.payload = big(n); binary.BigEndian.Uint16(f.udp(t)[40:]) == 0; n++ {
+		f.payload = big(n + 1)
+	}
+	return f
+}
+
 // later is one fragment that carries data at an offset.
 func (f from) later(t testing.TB, id uint16, offset int, more bool, data string) []byte {
 	l := f.ipv4(layers.IPProtocolUDP)

@@ -181,6 +181,7 @@ func (s sink) packets(st *control.Status) {
 	s.count(mssClamped, st.Router.MSSClamped)
 	s.count(earlyDrops, st.Router.EarlyDrops)
 	s.count(synsHeld, st.Router.SYNsHeld)
+	s.count(conflicts, st.Router.AddressConflicts)
 	for _, c := range st.Steering.Counters {
 		s.count(steered, c.Packets, c.Name)
 	}

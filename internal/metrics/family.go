@@ -73,6 +73,7 @@ var (
 	mssClamped    = counter("mss_clamped_total", "SYNs whose maximum segment size was lowered.")
 	earlyDrops    = counter("early_dropped_flows_total", "Flows never answered that ended to make room.")
 	synsHeld      = counter("syns_held_total", "Unsolicited SYNs that an answer was put off for.")
+	conflicts     = counter("address_conflicts_total", "ARP messages in which another station has an address of the gateway's.")
 	steered       = counter("steering_packets_total", "Packets that the steering program saw, by its decision.", "decision")
 	steeringPin   = gauge("steering_pinned", "Whether the steering program outlives the daemon.")
 	flows         = gauge("flows", "Live flows.", "protocol", "state")
