@@ -101,7 +101,11 @@ func (s *standIn) balance(ip *layers.IPv4, p gopacket.Packet) {
 
 // send sends a packet to the node, lengths and checksums filled in.
 func (s *standIn) send(from net.HardwareAddr, l ...gopacket.SerializableLayer) {
-	eth := &layers.Ethernet{SrcMAC: from, DstMAC: s.rig.mac(s.rig.node), EthernetType: layers.EthernetTypeIPv4}
+	to, err := s.rig.node.MAC("eth0")
+	if err != nil {
+		return // lost, as the interface is
+	}
+	eth := &layers.Ethernet{SrcMAC: from, DstMAC: to, EthernetType: layers.EthernetTypeIPv4}
 	b := gopacket.NewSerializeBuffer()
 	o := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if err := gopacket.SerializeLayers(b, o, append([]gopacket.SerializableLayer{eth}, l...)...); err != nil {
