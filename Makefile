@@ -69,7 +69,7 @@ bench: build ## figures into bench/out, against C, the kernel and a bare forward
 	$(ROOT) $(BINARY) bench all
 
 profile: ## bench/sluice.pgo, by which build optimises; after changes of the packet path
-	$(GO) test -trimpath -run '^$$' -bench 'WholePass|SetUp|Kinds' -benchtime 2s -cpuprofile bench/sluice.pgo -o bin/bench.test ./bench
+	$(GO) test -trimpath -run '^$$' -bench 'WholePass|SetUp' -benchtime 2s -cpuprofile bench/sluice.pgo -o bin/bench.test ./bench
 
 generate: ## the eBPF objects from their C source (clang 14)
 	$(GO) generate ./xdp ./internal/agent
