@@ -23,8 +23,16 @@ func writeRouter(w io.Writer, r *control.Router) {
 		control.Counter{Name: "TCP segments out of window, passed", Packets: r.TCPOutOfWindow},
 		control.Counter{Name: "TCP SYNs with a lowered MSS", Packets: r.MSSClamped},
 		control.Counter{Name: "unsolicited SYNs, answered after 6 s or never", Packets: r.SYNsHeld},
+		control.Counter{Name: "answers to pings of addresses that the host does not hold", Packets: r.EchoReplies},
+		control.Counter{Name: "service addresses announced, by ARP", Packets: r.Announcements},
+		control.Counter{Name: "resets to clients of services whose connections cannot go on", Packets: r.ServiceResets},
+		control.Counter{Name: "foreign DSR options taken from packets", Packets: r.OptionsStripped},
+		control.Counter{Name: "errors that told the MTU of a path to a backend", Packets: r.PathMTUs},
 		control.Counter{Name: "ARP of another station with an address of ours (address conflict)", Packets: r.AddressConflicts},
 		control.Counter{Name: "unanswered flows ended to make room (early-drop)", Packets: r.EarlyDrops})
+	for _, c := range r.ServiceFlows {
+		rows = append(rows, control.Counter{Name: "flows to services began, return path " + c.Name, Packets: c.Packets})
+	}
 	t := newTable(w, right("PACKETS"), left("WHAT"))
 	t.indent = "  "
 	any := false

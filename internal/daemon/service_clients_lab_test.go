@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sluice/internal/control"
+	"sluice/internal/gateway"
 	"sluice/internal/lab"
 )
 
@@ -80,9 +81,34 @@ func (l *serviceLab) fullHeader(t *testing.T) {
 		if from.Addr().Unmap().String() != labVIP || !strings.HasSuffix(string(buffer[:n]), " served "+lab.GatewayInside+": full") {
 			t.Errorf("%q from %v", buffer[:n], from)
 		}
+		l.counted(t, "flows that began by gateway-full-header", func(r *control.Router) uint64 {
+			for _, way := range r.ServiceFlows {
+				if way.Name == gateway.ReturnFullHeader.String() {
+					return way.Packets
+				}
+			}
+			return 0
+		})
 		return
 	}
 	t.Error("no answer")
+}
+
+// counted waits until status counts something; workers publish a few times a second.
+func (l *serviceLab) counted(t *testing.T, what string, of func(*control.Router) uint64) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		s, err := l.client.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if of(&s.Router) != 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("status counts no %s: %+v", what, s.Router)
+		}
+	}
 }
 
 // tooLarge: what does not fit is answered from the service's address with the MTU

@@ -293,6 +293,7 @@ func (l *serviceLab) pinged(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+	l.counted(t, "echo replies", func(r *control.Router) uint64 { return r.EchoReplies })
 }
 
 // refused: a port of the address that nobody serves is refused at once.

@@ -181,6 +181,14 @@ func (s sink) packets(st *control.Status) {
 	s.count(mssClamped, st.Router.MSSClamped)
 	s.count(earlyDrops, st.Router.EarlyDrops)
 	s.count(synsHeld, st.Router.SYNsHeld)
+	s.count(echoReplies, st.Router.EchoReplies)
+	for _, c := range st.Router.ServiceFlows {
+		s.count(returnPaths, c.Packets, c.Name)
+	}
+	s.count(serviceResets, st.Router.ServiceResets)
+	s.count(announcements, st.Router.Announcements)
+	s.count(strippedFrom, st.Router.OptionsStripped)
+	s.count(pathMTUs, st.Router.PathMTUs)
 	s.count(conflicts, st.Router.AddressConflicts)
 	for _, c := range st.Steering.Counters {
 		s.count(steered, c.Packets, c.Name)

@@ -47,7 +47,7 @@ func (full) Measure() control.Status {
 		},
 		Steering:   control.Steering{Counters: []control.Counter{{Name: "kernel", Packets: 9}}},
 		Punts:      control.Punts{Reasons: []control.Punt{{Reason: "host-owned", Passed: 1}}},
-		Router:     control.Router{ICMPErrors: []control.Counter{{Name: "time-exceeded", Packets: 2}}},
+		Router:     control.Router{ICMPErrors: []control.Counter{{Name: "time-exceeded", Packets: 2}}, ServiceFlows: []control.Counter{{Name: "agent", Packets: 3}}},
 		PortSearch: control.PortSearch{Kept: 1, Searched: 2, Retries: 3, Exhausted: 4},
 	}
 }
