@@ -318,6 +318,7 @@ func (s *Status) fill() {
 	list(&s.Steering.Counters)
 	list(&s.Punts.Reasons)
 	list(&s.Router.ICMPErrors)
+	list(&s.Router.ServiceFlows)
 	if a := s.DSRAgent; a != nil {
 		list(&a.Interfaces)
 		list(&a.ReplyInterfaces)
