@@ -127,7 +127,11 @@ func TestSACKUnderLoss(t *testing.T) {
 			}
 		}
 	}
-	// One that is forged comes last, so that when it is counted the others are.
+	// One that is forged comes last, so that when it is counted the others are. It
+	// must not get lost.
+	if out, err := l.OutsideSwitch.Exec("nft", "delete", "table", "bridge", "loss"); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
 	newForger(t, l.Server2).send(netip.MustParseAddrPort(listener.Addr().String()), external, layers.TCP{ACK: true})
 	n := uint64(0)
 	for deadline := time.Now().Add(20 * time.Second); n == 0; time.Sleep(10 * time.Millisecond) {
