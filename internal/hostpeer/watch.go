@@ -15,8 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 
+	"sluice/internal/netlinkrequest"
 	"sluice/nat"
 )
 
@@ -101,29 +101,16 @@ func (w *Watcher) open() (err error) {
 	} else if w.handle, err = netlink.NewHandle(syscall.NETLINK_XFRM); err != nil {
 		return fmt.Errorf("hostpeer: open netlink for IPsec: %w", err)
 	}
-	if w.query, err = openHandle(syscall.NETLINK_ROUTE); err != nil {
+	if w.query, err = netlinkrequest.Open(syscall.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("hostpeer: open netlink: %w", err)
 	}
-	if w.diag, err = openHandle(syscall.NETLINK_INET_DIAG); err != nil {
+	if w.diag, err = netlinkrequest.Open(syscall.NETLINK_INET_DIAG); err != nil {
 		return fmt.Errorf("hostpeer: open sock_diag: %w", err)
 	}
 	if w.raw, err = openRaw(); err != nil {
 		return fmt.Errorf("hostpeer: raw sockets: %w", err)
 	}
 	return nil
-}
-
-// openHandle opens a socket for requests in the current namespace.
-func openHandle(protocol int) (*nl.SocketHandle, error) {
-	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), protocol)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.SetSendTimeout(&nl.SocketTimeoutTv), s.SetReceiveTimeout(&nl.SocketTimeoutTv)); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return &nl.SocketHandle{Socket: s}, nil
 }
 
 // Close ends Run and releases the sockets. It may be called at any time and more

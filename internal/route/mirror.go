@@ -12,9 +12,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 
 	"sluice/internal/fib"
+	"sluice/internal/netlinkrequest"
 )
 
 const (
@@ -140,26 +140,13 @@ func (m *Mirror) open() (err error) {
 	if m.handle, err = netlink.NewHandle(syscall.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("route: open netlink: %w", err)
 	}
-	if m.query, err = openHandle(syscall.NETLINK_ROUTE); err != nil {
+	if m.query, err = netlinkrequest.Open(syscall.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("route: open netlink: %w", err)
 	}
-	if m.diag, err = openHandle(syscall.NETLINK_INET_DIAG); err != nil {
+	if m.diag, err = netlinkrequest.Open(syscall.NETLINK_INET_DIAG); err != nil {
 		return fmt.Errorf("route: open sock_diag (is the kernel module inet_diag there?): %w", err)
 	}
 	return nil
-}
-
-// openHandle opens a socket for requests in the current namespace.
-func openHandle(protocol int) (*nl.SocketHandle, error) {
-	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), protocol)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.SetSendTimeout(&nl.SocketTimeoutTv), s.SetReceiveTimeout(&nl.SocketTimeoutTv)); err != nil {
-		s.Close()
-		return nil, err
-	}
-	return &nl.SocketHandle{Socket: s}, nil
 }
 
 // Close ends Run, with an error unless its context ended before, and releases the
