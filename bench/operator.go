@@ -43,13 +43,7 @@ type operatorRun struct {
 
 // runOperator measures commands of an operator's over veth. It needs root.
 func (r *Report) runOperator(ctx context.Context, o *Options, progress *progress) (err error) {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("network namespaces need root: %w", errNotHere)
-	}
-	if err := lab.Sweep(); err != nil {
-		return err
-	}
-	s, err := newSite(o)
+	s, err := clearSite(o)
 	if err != nil {
 		return err
 	}

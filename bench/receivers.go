@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"sluice/internal/control"
-	"sluice/internal/lab"
 )
 
 // Many TCP connections begin to receive at the same moment, through the gateway:
@@ -62,13 +61,7 @@ type party struct {
 
 // runReceivers measures many receivers at once. It needs root.
 func runReceivers(ctx context.Context, o *Options, progress *progress, leftOut *[]string) (_ *ReceiversReport, err error) {
-	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("network namespaces need root: %w", errNotHere)
-	}
-	if err := lab.Sweep(); err != nil {
-		return nil, err
-	}
-	s, err := newSite(o)
+	s, err := clearSite(o)
 	if err != nil {
 		return nil, err
 	}

@@ -60,13 +60,7 @@ type wireRun struct {
 // runWire measures a contest over veth. It needs root. What cannot take part is
 // added to leftOut.
 func runWire(ctx context.Context, c *contest, o *Options, progress *progress, leftOut *[]string) (_ *WireReport, err error) {
-	if os.Geteuid() != 0 {
-		return nil, fmt.Errorf("network namespaces need root: %w", errNotHere)
-	}
-	if err := lab.Sweep(); err != nil {
-		return nil, err
-	}
-	s, err := newSite(o)
+	s, err := clearSite(o)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +116,17 @@ func (w *wireRun) open(ctx context.Context, s *site, peer Peer) (*lane, error) {
 		w.opened = append(w.opened, l)
 	}
 	return l, err
+}
+
+// clearSite is newSite where nothing of an earlier run is left. It needs root.
+func clearSite(o *Options) (*site, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("network namespaces need root: %w", errNotHere)
+	}
+	if err := lab.Sweep(); err != nil {
+		return nil, err
+	}
+	return newSite(o)
 }
 
 // newSite chooses the CPUs: the generator has one to itself where there are two.
