@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -96,18 +95,10 @@ type other struct {
 
 func others(t *testing.T) (all []other) {
 	t.Helper()
-	files, err := filepath.Glob("../../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range append(files, "../../README.md") {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, lines := range documentLines(t) {
 		fenced, kind, marked := false, "", false // marked: the block's top says that no test runs it
-		for i, line := range strings.Split(string(text), "\n") {
-			where := filepath.Base(path) + ":" + strconv.Itoa(i+1)
+		for _, l := range lines {
+			where, line := l.where, l.text
 			if label, found := strings.CutPrefix(strings.TrimSpace(line), "```"); found {
 				fenced, kind, marked = !fenced, label, false
 				continue

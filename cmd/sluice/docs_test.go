@@ -27,21 +27,36 @@ var (
 	codeSpan  = regexp.MustCompile("`(?:sudo )?(?:bin/)?sluice ([^`]+)`")
 )
 
-// documents reads every command line that README.md and docs show.
-func documents(t *testing.T) (all []shown) {
+// documentLines are the lines of README.md and of each of docs, each by its file:line.
+func documentLines(t *testing.T) (files [][]documentLine) {
 	t.Helper()
-	files, err := filepath.Glob("../../docs/*.md")
+	paths, err := filepath.Glob("../../docs/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range append(files, "../../README.md") {
+	for _, path := range append(paths, "../../README.md") {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fenced := false
+		var lines []documentLine
 		for i, line := range strings.Split(string(text), "\n") {
-			where := filepath.Base(path) + ":" + strconv.Itoa(i+1)
+			lines = append(lines, documentLine{filepath.Base(path) + ":" + strconv.Itoa(i+1), line})
+		}
+		files = append(files, lines)
+	}
+	return files
+}
+
+type documentLine struct{ where, text string }
+
+// documents reads every command line that README.md and docs show.
+func documents(t *testing.T) (all []shown) {
+	t.Helper()
+	for _, lines := range documentLines(t) {
+		fenced := false
+		for _, l := range lines {
+			where, line := l.where, l.text
 			if strings.HasPrefix(line, "```") {
 				fenced = !fenced
 				continue
